@@ -1,0 +1,37 @@
+"""Vitrail: Vision Transformers from paper to practice.
+
+config -> model <-> weights; data -> objective -> train; then evaluate, analyze, run, report; tasks
+join them, and people call tasks.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_TASKS = {
+    "Classifier": "vitrail.tasks.classifier",
+    "load": "vitrail.tasks.classifier",
+    "finetune": "vitrail.tasks.finetune",
+    "evaluate": "vitrail.tasks.evaluation",
+}
+
+__all__ = ["__version__", *_TASKS]
+
+if TYPE_CHECKING:
+    from vitrail.tasks.classifier import Classifier, load
+    from vitrail.tasks.evaluation import evaluate
+    from vitrail.tasks.finetune import finetune
+
+
+def __getattr__(name: str) -> Any:
+    """Load a task when it is first asked for, so that ``import vitrail`` stays light."""
+    if name in _TASKS:
+        return getattr(import_module(_TASKS[name]), name)
+    raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_TASKS])

@@ -1,0 +1,345 @@
+"""What a model is, what it is fed, and the table of variants: frozen dataclasses, no torch.
+
+Everything a state dict does not say (heads, epsilon, GELU, pooling, position grid and its
+resampling, input size, mean and standard deviation, interpolation, crop, class names) is a field
+here, so that it travels with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from vitrail.errors import UserError
+
+Size = tuple[int, int]
+"""Height and width, in that order: pixels of an image or a patch, or cells of a grid."""
+
+MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
+Part = Literal["class", "distillation", "mean"]
+PositionKind = Literal["learned-1d"]
+Resampling = Literal[
+    "bicubic-corner",  # the article's and torchvision's: corners land on corners
+    "bilinear-corner",  # Google's
+    "bicubic",  # transformers, MAE: half-pixel centres
+    "bilinear",  # timm from .npz
+    "bicubic-antialias",  # timm from a state dict
+    "bicubic-offset",  # the original DINO and DINOv2: a scale factor with +0.1 on the size
+]
+Fit = Literal["crop", "squash"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The stack of blocks (ViT section 3.1, table 1)."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    mlp: MLPKind = "gelu"
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    """Initial value of LayerScale's diagonal (CaiT, DINOv2); None: no LayerScale."""
+    dropout: float = 0.0
+    """After every dense layer but qkv, and after the position embedding (ViT appendix B.1)."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; it rises linearly from 0 at the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.width % self.heads:
+            raise UserError(
+                f"{self.heads} heads do not divide a width of {self.width}: choose a number of heads that does."
+            )
+        for name in ("dropout", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class PositionConfig:
+    """How tokens know where they stand (ViT appendix D.4)."""
+
+    kind: PositionKind = "learned-1d"
+    resampling: Resampling = "bicubic-corner"
+    """How this model's table is taken to another grid; libraries disagree, so it travels with it."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Tokens -> features -> logits.
+
+    The features are, for each of the last ``layers`` blocks, the ``parts`` of its output, all
+    concatenated: ``("class",)`` of one layer is ViT's y = LN(z_L^0) (equation 4), ``("class",
+    "mean")`` of one is DINOv2's linear evaluation with average pooling.
+    """
+
+    parts: tuple[Part, ...] = ("class",)
+    layers: int = 1
+    norm: Literal["tokens", "pooled"] = "tokens"
+    """Whether the last LayerNorm comes before pooling (the paper) or after it (timm's ``fc_norm``)."""
+    classes: int = 0
+    """Number of logits; 0: no classifier, the model ends in its features."""
+
+    def __post_init__(self) -> None:
+        if not self.parts or self.layers < 1 or self.classes < 0:
+            raise UserError(f"A head needs at least one part and one layer and no negative classes: {self}.")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A Vision Transformer at one resolution."""
+
+    encoder: EncoderConfig
+    patch: Size = (16, 16)
+    image_size: Size = (224, 224)
+    channels: int = 3
+    tokens: tuple[Literal["class", "distillation"], ...] = ("class",)
+    """Learned tokens before the patches, in order; each has its own position."""
+    position: PositionConfig = field(default_factory=PositionConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        check_resolution(self.image_size, self.patch)
+        if missing := [part for part in self.head.parts if part != "mean" and part not in self.tokens]:
+            raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
+        if self.head.layers > self.encoder.layers:
+            raise UserError(f"The head pools {self.head.layers} layers, but there are {self.encoder.layers}.")
+
+    @property
+    def grid(self) -> Size:
+        """Patches down and across: (H/P, W/P)."""
+        return (self.image_size[0] // self.patch[0], self.image_size[1] // self.patch[1])
+
+    @property
+    def sequence(self) -> int:
+        """Number of tokens that enter the encoder: N patches and the learned ones before them."""
+        return self.grid[0] * self.grid[1] + len(self.tokens)
+
+    @property
+    def feature_width(self) -> int:
+        """Length of the vector the classifier sees."""
+        return self.head.layers * len(self.head.parts) * self.encoder.width
+
+    def at(self, image_size: Size) -> ViTConfig:
+        """The same model at another resolution."""
+        return replace(self, image_size=image_size)
+
+    def with_head(self, head: HeadConfig) -> ViTConfig:
+        """The same model with another head."""
+        return replace(self, head=head)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded photo to the tensor a model was trained on."""
+
+    size: Size = (224, 224)
+    fit: Fit = "crop"
+    """``crop``: keep the aspect, cover ``size / crop_fraction``, cut out the centre; ``squash``: resize to ``size``."""
+    crop_fraction: float = 0.875
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.crop_fraction <= 1.0:
+            raise UserError(f"crop_fraction must lie in (0, 1], not {self.crop_fraction}.")
+        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
+            raise UserError(f"mean and std need one number a channel, std above 0: {self.mean}, {self.std}.")
+
+    def at(self, size: Size) -> Preprocessing:
+        """The same preprocessing at another resolution."""
+        return replace(self, size=size)
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its tensors: what ``config.json`` in a model folder holds."""
+
+    architecture: ViTConfig
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the weights came from: source, dialect, revision or hash, what was done since."""
+
+    def __post_init__(self) -> None:
+        if self.class_names and len(self.class_names) != self.architecture.head.classes:
+            raise UserError(
+                f"{len(self.class_names)} class names for {self.architecture.head.classes} logits: they must match."
+            )
+        if self.preprocessing.size != self.architecture.image_size:
+            raise UserError(
+                f"The preprocessing makes images of {size_text(self.preprocessing.size)}, the model takes "
+                f"{size_text(self.architecture.image_size)}: they must match."
+            )
+
+
+# Size: layers, width, MLP width, heads (ViT table 1; Ti and S from DeiT; g from DINOv2).
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "Ti": (12, 192, 768, 3),
+    "S": (12, 384, 1536, 6),
+    "B": (12, 768, 3072, 12),
+    "L": (24, 1024, 4096, 16),
+    "H": (32, 1280, 5120, 16),
+    "g": (40, 1536, 4096, 24),
+}
+
+_NAME = re.compile(r"(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
+
+
+def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTConfig:
+    """The configuration that a name such as ``ViT-B/16`` or ``DINOv2-S/14`` stands for.
+
+    ViT names are size/patch at 224 pixels (ViT section 4.1); DINOv2's have LayerScale, a grid of
+    518 pixels and, for ``g``, SwiGLU.
+
+    Raises:
+        UserError: no such variant; the nearest name is suggested.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match["size"] not in SIZES or int(match["patch"]) == 0:
+        known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
+        known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
+        raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
+    layers, width, mlp_width, heads = SIZES[match["size"]]
+    dinov2 = match["family"] == "DINOv2"
+    patch = int(match["patch"])
+    native = (518, 518) if dinov2 else (224, 224)
+    return ViTConfig(
+        encoder=EncoderConfig(
+            layers=layers,
+            width=width,
+            heads=heads,
+            mlp_width=mlp_width,
+            mlp="swiglu" if match["size"] == "g" else "gelu",
+            layer_scale=1e-5 if dinov2 else None,
+        ),
+        patch=(patch, patch),
+        image_size=image_size or native,
+        head=HeadConfig(classes=classes),
+    )
+
+
+def suggestion(name: str, known: typing.Iterable[str]) -> str:
+    """``: did you mean X?``-style tail of a sentence, or what is known when nothing is near."""
+    known = list(known)
+    folded = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    if near:
+        return f"; the nearest is {folded[near[0]]}"
+    return "; known are " + ", ".join(known)
+
+
+def size_text(size: Size) -> str:
+    """``224x168`` for (224, 168): height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
+def parse_size(text: str | int | typing.Sequence[int]) -> Size:
+    """``224``, ``224x168`` (height x width) or a pair of integers -> (height, width).
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(text, int):
+        numbers: list[int] = [text, text]
+    elif isinstance(text, str):
+        if not re.fullmatch(r"\d+(x\d+)?", text.strip().lower()):
+            raise UserError(f"{text!r} is not a resolution: write 224, or 224x168 for height x width.")
+        parts = [int(part) for part in text.strip().lower().split("x")]
+        numbers = parts * 2 if len(parts) == 1 else parts
+    else:
+        numbers = [int(number) for number in text]
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise UserError(f"{text!r} is not a resolution: write 224, or 224x168 for height x width.")
+    return (numbers[0], numbers[1])
+
+
+def check_resolution(image_size: Size, patch: Size) -> None:
+    """Raise UserError unless the image is a whole number of patches; names the nearest sizes that are."""
+    if all(pixels % cell == 0 and pixels > 0 for pixels, cell in zip(image_size, patch, strict=True)):
+        return
+    below = tuple(max(pixels // cell, 1) * cell for pixels, cell in zip(image_size, patch, strict=True))
+    above = tuple(-(-pixels // cell) * cell for pixels, cell in zip(image_size, patch, strict=True))
+    square = image_size[0] == image_size[1] and patch[0] == patch[1]
+    nearest = [str(size[0]) if square else size_text((size[0], size[1])) for size in dict.fromkeys((below, above))]
+    raise UserError(
+        f"A resolution of {size_text(image_size)} is not a whole number of patches of {size_text(patch)}: "
+        f"the nearest sizes are {' and '.join(nearest)}."
+    )
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of ours as plain JSON values (tuples become lists)."""
+    return _plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configuration") -> T:
+    """Read back what ``to_dict`` wrote.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong type; ``where`` names the file.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where} should hold a table for {cls.__name__}, not {type(data).__name__}.")
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := set(data) - set(fields):
+        raise UserError(f"{where} has a field {sorted(unknown)[0]!r} that this version of Vitrail does not know.")
+    hints = get_type_hints(cls)
+    values = {name: _typed(hints[name], value, f"{where}, field {name!r}") for name, value in data.items()}
+    for name, entry in fields.items():
+        if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where} lacks the field {name!r}.")
+    return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where} should be a list, not {value!r}.")
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise UserError(f"{where} should have {len(inner)} entries, not {len(value)}.")
+        return tuple(_typed(kind, item, where) for kind, item in zip(inner, value, strict=True))
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{where} should be one of {', '.join(map(repr, arguments))}, not {value!r}.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or hint
+    if expected is Any or (isinstance(value, expected) and not (expected is int and isinstance(value, bool))):
+        return value
+    raise UserError(f"{where} should be {expected.__name__}, not {value!r}.")
