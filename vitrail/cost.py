@@ -1,0 +1,36 @@
+"""What a model costs: arithmetic on its configuration, no tensor made."""
+
+from __future__ import annotations
+
+from vitrail.config import ViTConfig
+
+
+def parameters(config: ViTConfig) -> int:
+    """Number of learned numbers."""
+    encoder, width = config.encoder, config.encoder.width
+    patch_embedding = config.patch[0] * config.patch[1] * config.channels * width + width
+    tokens_and_positions = (len(config.tokens) + config.sequence) * width
+    attention = 4 * width * width + (4 if encoder.qkv_bias else 1) * width
+    mlp = _first_mlp_width(config) * (width + 1) + (encoder.mlp_width + 1) * width
+    norms_and_scales = 4 * width + (0 if encoder.layer_scale is None else 2 * width)
+    classifier = (config.feature_width + 1) * config.head.classes
+    blocks = encoder.layers * (attention + mlp + norms_and_scales)
+    return patch_embedding + tokens_and_positions + blocks + 2 * width + classifier
+
+
+def flops(config: ViTConfig) -> int:
+    """Floating-point operations of one image's forward pass, a multiply-add counted as two.
+
+    Matrix products only, as is usual: O(N D^2) in the dense layers, O(N^2 D) in attention (article 2.2).
+    """
+    encoder, width, tokens = config.encoder, config.encoder.width, config.sequence
+    patches = config.grid[0] * config.grid[1]
+    embedding = patches * config.patch[0] * config.patch[1] * config.channels * width
+    dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
+    attention = 2 * tokens * tokens * width
+    return 2 * (embedding + encoder.layers * (dense + attention) + config.feature_width * config.head.classes)
+
+
+def _first_mlp_width(config: ViTConfig) -> int:
+    """Outputs of the MLP's first dense layer: SwiGLU computes a gate beside each value."""
+    return config.encoder.mlp_width * (2 if config.encoder.mlp == "swiglu" else 1)

@@ -1,0 +1,75 @@
+"""The Vision Transformer: images through the encoder (ViT section 3.1, equations 1 to 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.config import ViTConfig, size_text
+from vitrail.errors import UserError
+from vitrail.model.encoder import Encoder, Trace
+from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.patches import PatchEmbedding
+from vitrail.model.position import Learned1D
+
+
+class VisionTransformer(nn.Module):
+    """Parts in the order pixels meet them; ``build`` makes them from a configuration."""
+
+    def __init__(
+        self,
+        config: ViTConfig,
+        patches: PatchEmbedding,
+        position: Learned1D,
+        encoder: Encoder,
+        pooling: Pooling,
+        classifier: Classifier | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = patches
+        self.tokens = nn.Parameter(torch.zeros(len(config.tokens), config.encoder.width))  # (T, D)
+        self.position = position
+        self.dropout = nn.Dropout(config.encoder.dropout)
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(config.encoder.width, eps=config.encoder.norm_eps)
+        self.pooling = pooling
+        self.classifier = classifier
+
+    def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes).
+
+        Raises:
+            UserError: the model has no classifier, or the images are not of its size.
+        """
+        if self.classifier is None:
+            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+        logits: Tensor = self.classifier(self.features(images, trace))
+        return logits
+
+    def features(self, images: Tensor, trace: Trace | None = None) -> Tensor:
+        """(B, C, H, W) -> what the classifier sees (B, F); for the paper's head y = LN(z_L^0)."""
+        return self.pool(images, self.pooling, trace)
+
+    def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None) -> Tensor:
+        """(B, C, H, W) -> the features (B, F) that another pooling would see."""
+        pooled: Tensor = pooling(self.encode(images, pooling.config.layers, trace), self.norm)
+        return pooled
+
+    def feature_map(self, images: Tensor, trace: Trace | None = None) -> Tensor:
+        """(B, C, H, W) -> the patches' last normalised outputs (B, D, h, w)."""
+        z = self.norm(self.encode(images, 1, trace)[0])[:, len(self.config.tokens) :]  # (B, h w, D)
+        return z.transpose(1, 2).unflatten(2, self.config.grid)
+
+    def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D)."""
+        if images.shape[1:] != (self.config.channels, *self.config.image_size):
+            raise UserError(
+                f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
+                f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
+            )
+        x = self.patches(images)  # (B, h w, D)
+        x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
+        x = self.dropout(self.position(x))
+        outputs: tuple[Tensor, ...] = self.encoder(x, last, trace)
+        return outputs
