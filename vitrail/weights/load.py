@@ -1,0 +1,215 @@
+"""A source of weights -> a card, tensors that fit it, and a report of what happened to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.config import (
+    HeadConfig,
+    ModelCard,
+    PositionConfig,
+    Preprocessing,
+    Resampling,
+    Size,
+    ViTConfig,
+    check_resolution,
+    size_text,
+    variant,
+)
+from vitrail.errors import UserError
+from vitrail.model.build import build
+from vitrail.model.position import resample_grid
+from vitrail.weights import huggingface, hub, store, timm, wheel
+from vitrail.weights.dialect import Checkpoint, translate
+from vitrail.weights.report import Fate, LoadReport
+
+Source = str | Path | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Everything needed to make a model, nothing of it made yet."""
+
+    card: ModelCard
+    tensors: dict[str, Tensor]
+    report: LoadReport
+
+
+def load_weights(
+    source: Source,
+    *,
+    image_size: Size | None = None,
+    resampling: Resampling | None = None,
+    heads: int | None = None,
+    architecture: str | None = None,
+    classes: Sequence[str] | None = None,
+    progress: wheel.Progress | None = None,
+) -> Loaded:
+    """Read weights from anywhere, take them to a resolution and give them a head.
+
+    Args:
+        source: a Vitrail, Hugging Face or timm folder; a state dict or the file of one; a hub id or
+            short name; ``saliency-s14`` or the wheel it comes in; ``none``, random weights.
+        image_size: pixels (height, width); None: what the source is fed by default.
+        resampling: how positions are taken to another grid; None: the source library's own way.
+        heads: attention heads, where the source does not say or is to be overruled.
+        architecture: the timm name or variant of a bare state dict, or the variant of ``none``.
+        classes: names of a new, zero-initialised classifier; an empty sequence drops the old one;
+            None keeps what the source has.
+        progress: told of bytes downloaded, for a wheel.
+
+    Raises:
+        UserError: the source is unknown, unreachable, damaged, or not a model Vitrail can build.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else "state dict"
+    native, tensors, fates = _read(source, name, heads, architecture, progress)
+    size = image_size or native.preprocessing.size
+    check_resolution(size, native.architecture.patch)
+    config = native.architecture
+    if resampling is not None:
+        config = replace(config, position=PositionConfig(config.position.kind, resampling))
+    tensors, fates = _take_to_grid(tensors, fates, config, config.at(size))
+    config = config.at(size)
+    names = native.class_names
+    if classes is not None:
+        config, names = config.with_head(HeadConfig(("class",), classes=len(classes))), tuple(classes)
+        tensors, fates = _new_head(tensors, fates, config)
+    card = ModelCard(config, native.preprocessing.at(size), names, dict(native.provenance))
+    return Loaded(card, tensors, LoadReport(name, tuple(fates)))
+
+
+@dataclass(frozen=True)
+class _Native:
+    """A source at its own resolution: the grid of its table, the size it is fed by default."""
+
+    architecture: ViTConfig
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+
+def _read(
+    source: Source, name: str, heads: int | None, architecture: str | None, progress: wheel.Progress | None
+) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
+    if source == "none":
+        return _random(variant(architecture or "ViT-S/16"), name)
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and path.is_dir() and store.is_model(path / "model"):
+        path = path / "model"  # a run folder stands for the model in it
+    if path is not None and path.is_dir() and store.is_model(path):
+        card, tensors = store.read_model(path)
+        found = _Native(card.architecture, card.preprocessing, card.class_names, card.provenance)
+        _check_shapes(tensors, _shapes(card.architecture), name)
+        return found, tensors, store.own_fates(tensors)
+    checkpoint = _understand(source, path, name, architecture, progress)
+    config = checkpoint.architecture
+    if heads is not None:
+        config = replace(config, encoder=replace(config.encoder, heads=heads))
+    tensors, fates = translate(checkpoint, _shapes(config), name)
+    found = _Native(config, checkpoint.preprocessing, checkpoint.class_names, checkpoint.provenance)
+    return found, tensors, fates
+
+
+def _understand(
+    source: Source, path: Path | None, name: str, architecture: str | None, progress: wheel.Progress | None
+) -> Checkpoint:
+    """Detect whose checkpoint this is."""
+    if isinstance(source, Mapping):
+        return _bare(dict(source), name, architecture)
+    assert path is not None
+    if name in wheel.WHEELS and not path.exists():
+        return wheel.understand(wheel.fetch(name, progress), name)
+    if path.is_file():
+        for known, entry in wheel.WHEELS.items():
+            if path.suffix == ".whl" and path.name == entry.filename:
+                return wheel.understand(path, known)
+        return _bare(store.read_tensors(path), name, architecture)
+    provenance: dict[str, Any] = {"source": name}
+    if not path.exists():
+        repository = hub.hub_id(name)
+        if repository is None:
+            raise hub.unknown(name)
+        path, commit = hub.download(*repository, asked=name)
+        provenance = {"source": repository[0], "revision": commit}
+    return _folder(path, provenance)
+
+
+def _folder(folder: Path, provenance: dict[str, Any]) -> Checkpoint:
+    config = store.read_json(folder / "config.json")
+    if "model_type" not in config and "architecture" not in config:
+        raise UserError(
+            f"{folder / 'config.json'} is neither transformers' (model_type) nor timm's (architecture) nor Vitrail's: "
+            "Vitrail cannot tell what the model is."
+        )
+    tensors = store.read_tensors(store.weights_file(folder))
+    if "model_type" not in config:
+        return timm.understand(config, tensors, provenance)
+    processor = folder / "preprocessor_config.json"
+    settings = store.read_json(processor) if processor.exists() else None
+    return huggingface.understand(config, settings, tensors, provenance)
+
+
+def _bare(tensors: dict[str, Tensor], name: str, architecture: str | None) -> Checkpoint:
+    """A state dict alone: its names say whose it is, but not its heads, epsilon or grid."""
+    if "patch_embed.proj.weight" not in tensors:
+        raise UserError(
+            f"{name} is a state dict whose names Vitrail does not know: give the whole folder with its config.json."
+        )
+    if architecture is None:
+        raise UserError(
+            f"{name} is a state dict in timm's names, which does not say how many heads the model has or what grid its "
+            "positions stand for: pass architecture='vit_base_patch16_224' or its like."
+        )
+    return timm.understand({"architecture": architecture}, tensors, {"source": name})
+
+
+def _random(config: ViTConfig, name: str) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
+    tensors = dict(build(config).state_dict())
+    fates = [Fate(tensor, "new", "random, nothing was learned yet") for tensor in tensors]
+    preprocessing = Preprocessing(config.image_size)
+    return _Native(config, preprocessing, (), {"source": name}), tensors, fates
+
+
+def _take_to_grid(
+    tensors: dict[str, Tensor], fates: list[Fate], old: ViTConfig, new: ViTConfig
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Resample the patches' positions in 2-D; the class token's and its like stay as they are (ViT section 3.2)."""
+    if old.grid == new.grid:
+        return tensors, fates
+    how = new.position.resampling
+    grid = resample_grid(tensors["position.grid"], new.grid, how)
+    note = f"{size_text(old.grid)} -> {size_text(new.grid)} ({how})"
+    fates = [Fate(fate.tensor, "resampled", note) if fate.tensor == "position.grid" else fate for fate in fates]
+    return {**tensors, "position.grid": grid}, fates
+
+
+def _new_head(
+    tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Drop the old classifier and put a zero-initialised one in its place (none for no classes)."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    fates = [
+        Fate(fate.tensor, "ignored", "the source's own classifier") if fate.tensor.startswith("classifier.") else fate
+        for fate in fates
+    ]
+    if config.head.classes:
+        kept["classifier.weight"] = torch.zeros(config.head.classes, config.feature_width)
+        kept["classifier.bias"] = torch.zeros(config.head.classes)
+        fates += [Fate(f"classifier.{kind}", "new", "zeros") for kind in ("weight", "bias")]
+    return kept, fates
+
+
+def _shapes(config: ViTConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in build(config).state_dict().items()}
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> None:
+    if wrong := set(tensors) ^ set(shapes) or {key for key in shapes if tensors[key].shape != shapes[key]}:
+        raise UserError(f"{where} is damaged: its tensor {sorted(wrong)[0]} does not fit its config.json.")

@@ -1,0 +1,126 @@
+"""Tensors and model folders on disk: safetensors and JSON, nothing that could run code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitrail.config import ModelCard, from_dict, to_dict
+from vitrail.errors import UserError
+from vitrail.weights.report import Fate
+
+FORMAT = "vitrail-model/1"
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def write_model(folder: Path, card: ModelCard, tensors: dict[str, Tensor]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, which is the caller's to make atomic."""
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"format": FORMAT, **to_dict(card)}
+    (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library wraps the system's error in its own; the number in the text is all it keeps.
+        if "os error 28" in str(error):
+            raise OSError(28, "No space left on device", str(folder)) from error
+        raise
+
+
+def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Read what ``write_model`` wrote.
+
+    Raises:
+        UserError: a file is missing, damaged, or from another format.
+    """
+    data = dict(read_json(folder / "config.json"))
+    if data.pop("format", None) != FORMAT:
+        raise UserError(f"{folder / 'config.json'} is not a Vitrail model of format {FORMAT}.")
+    card = from_dict(ModelCard, data, str(folder / "config.json"))
+    return card, read_tensors(folder / "model.safetensors")
+
+
+def is_model(folder: Path) -> bool:
+    """Whether ``folder`` holds a model that ``write_model`` wrote."""
+    try:
+        return str(read_json(folder / "config.json").get("format", "")).startswith("vitrail-model/")
+    except UserError:
+        return False
+
+
+def own_fates(tensors: dict[str, Tensor]) -> list[Fate]:
+    """Fates of tensors that stood under our names already."""
+    return [Fate(name, "loaded", "as it is") for name in tensors]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object.
+
+    Raises:
+        UserError: missing, unreadable or not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: a model folder needs it.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): copy or download it again.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} should hold a JSON object.")
+    return data
+
+
+def weights_file(folder: Path) -> Path:
+    """The file in ``folder`` that holds, or indexes, its tensors.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} holds no weights: one of {', '.join(_WEIGHT_FILES)} is needed.")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` file, a ``.bin``/``.pth``/``.pt`` state dict, or a sharded index of either.
+
+    A state dict under a key ``model`` or ``state_dict`` is unwrapped. Pickled files are read with
+    ``weights_only=True``, which refuses anything but tensors and plain containers.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    if path.name.endswith(".index.json"):
+        shards = read_json(path).get("weight_map", {})
+        tensors: dict[str, Tensor] = {}
+        for shard in sorted(set(shards.values())):
+            if Path(shard).name != shard:
+                raise UserError(f"{path} points outside its folder ({shard}): it cannot be trusted.")
+            tensors.update(read_tensors(path.parent / shard))
+        return tensors
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: the model's tensors should be there.") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read: check its permissions.") from None
+    except Exception as error:  # safetensors, zip, unpickling and decoding each raise their own kinds
+        refused = "weights_only" in str(error) or "Unsupported" in str(error)
+        cause = "it holds more than tensors, which could run code" if refused else "it is damaged or incomplete"
+        raise UserError(f"{path} cannot be read as weights: {cause}; get it again, or as safetensors.") from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict: a table from names to tensors is needed.")
+    return content
