@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,22 +22,25 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on failure it is removed.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written.
+        UserError: ``path`` is a folder, the disk is full, or the folder cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file to write.")
     beside: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        beside = Path(name)
-        yield beside
-        _flush(beside)
-        beside.chmod(0o666 & ~_umask())  # mkstemp makes files private; ours are ordinary ones
-        beside.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            os.close(handle)
+            beside = Path(name)
+        with _explained(path, _FULL):
+            yield beside
+        with _explained(path):
+            _flush(beside)
+            beside.chmod(0o666 & ~_umask())  # mkstemp makes files private; ours are ordinary ones
+            beside.replace(path)
+            _flush(path.parent)
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
@@ -54,46 +57,62 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     beside: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        yield beside
-        for folder, _, names in os.walk(beside):
-            for name in names:
-                _flush(Path(folder) / name)
-            _flush(Path(folder))
-        beside.chmod(0o777 & ~_umask())
-        if path.is_dir():  # an empty folder made meanwhile: rename onto it is what POSIX allows
-            path.rmdir()
-        beside.rename(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        with _explained(path, _FULL):
+            yield beside
+        refuse_existing(path)  # again: someone else may have written there meanwhile
+        with _explained(path):
+            for folder, _, names in os.walk(beside):
+                for name in names:
+                    _flush(Path(folder) / name)
+                _flush(Path(folder))
+            beside.chmod(0o777 & ~_umask())
+            if path.is_dir():  # an empty folder: rename onto it is what only POSIX allows
+                path.rmdir()
+            beside.rename(path)
+            _flush(path.parent)
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise UserError when ``path`` is a file or a folder with something in it."""
+    """Raise UserError when ``path`` is anything but an empty folder or nothing at all."""
     path = Path(path)
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists() or path.is_symlink():
+    with _explained(path):
+        free = not any(path.iterdir()) if path.is_dir() else not path.exists()
+    if not free or path.is_symlink():
         raise UserError(f"{path} exists already: choose another place, or remove it first.")
 
 
-def _explained(error: OSError, path: Path) -> Exception:
-    """Turn the errors a person can mend into sentences; hand the others back as they are."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"The disk is full while writing {path}: free some space and run the same command again; "
-            "nothing was changed there."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{path} cannot be written ({error.strerror}): choose a place you may write to.")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return UserError(f"{path} cannot be written: a part of that path is a file, not a folder.")
-    return error
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_BLOCKED = {errno.ENOTDIR, errno.EEXIST}
+
+
+@contextmanager
+def _explained(path: Path, mendable: Set[int] = frozenset(_FULL | _DENIED | _BLOCKED)) -> Iterator[None]:
+    """Turn the errors a person can mend into sentences and let the others pass.
+
+    While the caller writes, only a full disk is explained: a photo it may not read is not about ``path``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in mendable:
+            raise
+        if error.errno in _FULL:
+            text = (
+                f"The disk is full while writing {path}: free some space and run the same command again; "
+                "nothing was changed there."
+            )
+        elif error.errno in _DENIED:
+            text = f"{path} cannot be written ({error.strerror}): choose a place you may write to."
+        else:
+            text = f"{path} cannot be written: a part of that path is a file, not a folder."
+        raise UserError(text) from error
 
 
 def _flush(path: Path) -> None:

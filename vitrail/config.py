@@ -111,6 +111,8 @@ class ViTConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
+        if min(*self.patch, self.channels) < 1:
+            raise UserError(f"patch and channels must be at least 1, not {size_text(self.patch)} and {self.channels}.")
         check_resolution(self.image_size, self.patch)
         if missing := [part for part in self.head.parts if part != "mean" and part not in self.tokens]:
             raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
@@ -190,6 +192,36 @@ class ModelCard:
             )
 
 
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What a fine-tuning run was asked to do: the ``config.yaml`` of a run folder."""
+
+    data: str
+    weights: str = "dinov2-small"
+    architecture: str | None = None
+    """What a bare state dict is, or which random model ``none`` means."""
+    method: Literal["probe"] = "probe"
+    resolution: Size | None = None
+    """Height and width in pixels; None: what the weights are fed by default."""
+    resampling: Resampling = "bicubic-corner"
+    """How positions are taken to another grid: the article's way (section 5.1)."""
+    val_fraction: float = 0.2
+    """Share of each class held out where the data have no split of their own."""
+    seed: int = 0
+    batch_size: int = 32
+    device: str | None = None
+    max_unreadable: float = 0.1
+    """Share of files that may be unreadable before the run stops."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.val_fraction < 1.0:
+            raise UserError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}.")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise UserError(f"max_unreadable must lie in [0, 1], not {self.max_unreadable}.")
+
+
 # Size: layers, width, MLP width, heads (ViT table 1; Ti and S from DeiT; g from DINOv2).
 SIZES: dict[str, tuple[int, int, int, int]] = {
     "Ti": (12, 192, 768, 3),
@@ -213,7 +245,12 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         UserError: no such variant; the nearest name is suggested.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["size"] not in SIZES or int(match["patch"]) == 0:
+    if (
+        match is None
+        or match["size"] not in SIZES
+        or int(match["patch"]) == 0
+        or (match["family"], match["size"]) == ("ViT", "g")  # the paper's own ViT-g (2106.04560) is another shape
+    ):
         known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
         known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
         raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
@@ -276,7 +313,7 @@ def check_resolution(image_size: Size, patch: Size) -> None:
     if all(pixels % cell == 0 and pixels > 0 for pixels, cell in zip(image_size, patch, strict=True)):
         return
     below = tuple(max(pixels // cell, 1) * cell for pixels, cell in zip(image_size, patch, strict=True))
-    above = tuple(-(-pixels // cell) * cell for pixels, cell in zip(image_size, patch, strict=True))
+    above = tuple(max(-(-pixels // cell), 1) * cell for pixels, cell in zip(image_size, patch, strict=True))
     square = image_size[0] == image_size[1] and patch[0] == patch[1]
     nearest = [str(size[0]) if square else size_text((size[0], size[1])) for size in dict.fromkeys((below, above))]
     raise UserError(
@@ -290,7 +327,8 @@ T = TypeVar("T")
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass of ours as plain JSON values (tuples become lists)."""
-    return _plain(dataclasses.asdict(config))
+    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return plain
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configuration") -> T:
@@ -303,7 +341,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configura
         raise UserError(f"{where} should hold a table for {cls.__name__}, not {type(data).__name__}.")
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(data) - set(fields):
-        raise UserError(f"{where} has a field {sorted(unknown)[0]!r} that this version of Vitrail does not know.")
+        raise UserError(f"{where} has a field {min(unknown, key=str)!r} that this version of Vitrail does not know.")
     hints = get_type_hints(cls)
     values = {name: _typed(hints[name], value, f"{where}, field {name!r}") for name, value in data.items()}
     for name, entry in fields.items():

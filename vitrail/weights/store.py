@@ -24,13 +24,22 @@ def write_model(folder: Path, card: ModelCard, tensors: dict[str, Tensor]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": FORMAT, **to_dict(card)}
     (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a ``.safetensors`` file; like every write here, for the caller to make atomic.
+
+    Raises:
+        OSError: the disk is full, and so on.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(contiguous, path, metadata=metadata)
     except SafetensorError as error:
         # The library wraps the system's error in its own; the number in the text is all it keeps.
         if "os error 28" in str(error):
-            raise OSError(28, "No space left on device", str(folder)) from error
+            raise OSError(28, "No space left on device", str(path)) from error
         raise
 
 

@@ -1,0 +1,42 @@
+"""What every test can count on: no network, a cache of its own, and one thread per worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch and numpy are imported: as many workers as cores share them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("vitrail", deadline=None, print_blob=True)  # a busy machine is not a fault
+settings.load_profile("vitrail")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache() -> Iterator[None]:
+    """Keep the user's cache out of the tests, unless VITRAIL_CACHE names one (real weights fetched before, say)."""
+    if "VITRAIL_CACHE" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="vitrail-test-cache-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITRAIL_CACHE", folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test that looks up any host but this one."""
+    look_up = socket.getaddrinfo
+
+    def only_here(host: Any, *rest: Any, **options: Any) -> Any:
+        if host not in (None, "", "localhost", "127.0.0.1", "::1"):
+            pytest.fail(f"a test reached for {host}")
+        return look_up(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_here)

@@ -1,0 +1,1 @@
+"""What others computed, shown to people."""

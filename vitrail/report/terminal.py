@@ -1,0 +1,95 @@
+"""What a person sees in a terminal while a task works. It goes to standard error; results go elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+Advance = Callable[[int, int], None]
+"""Called with how much is done and how much there is."""
+
+
+class RateColumn(ProgressColumn):
+    """Units a second, as ``12.3 img/s``."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
+
+
+class Show:
+    """Sentences, tables and progress bars; ``quiet`` shows none of them."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def say(self, sentence: str = "") -> None:
+        """One line of plain text."""
+        self.console.print(sentence, markup=False, soft_wrap=True)
+
+    def warn(self, sentence: str) -> None:
+        """One line that needs attention."""
+        self.console.print(Text(sentence, style="yellow"), soft_wrap=True)
+
+    def facts(self, rows: list[tuple[str, str]]) -> None:
+        """A list of names and values, aligned."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(name, Text(value))
+        self.console.print(table)
+
+    def table(self, header: list[str], rows: list[list[str]]) -> None:
+        """A table whose first column is text and whose others are numbers."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for position, name in enumerate(header):
+            table.add_column(name, justify="right" if position else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, what: str, unit: str = "img") -> Iterator[Advance]:
+        """A bar with rate and time remaining; yields what to call as work gets done."""
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+        if unit == "bytes":
+            columns += [DownloadColumn(), TransferSpeedColumn()]
+        else:
+            columns += [MofNCompleteColumn(), RateColumn(unit)]
+        columns += [TextColumn("ETA"), TimeRemainingColumn()]
+        with Progress(*columns, console=self.console) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3.5 min`` or ``2.1 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def percent(fraction: float) -> str:
+    """``91.2 %``."""
+    return f"{100 * fraction:.1f} %"

@@ -1,0 +1,1 @@
+"""What people call, and the only place where the parts meet."""

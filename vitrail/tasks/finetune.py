@@ -1,0 +1,303 @@
+"""Labelled pictures in, a classifier out: a regularised linear probe on a pretrained model's features."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import vitrail
+from vitrail.atomic import new_folder, refuse_existing
+from vitrail.cache import cache_dir
+from vitrail.config import (
+    FinetuneSettings,
+    HeadConfig,
+    Part,
+    Resampling,
+    Size,
+    check_resolution,
+    parse_size,
+    size_text,
+    to_dict,
+)
+from vitrail.cost import flops, parameters
+from vitrail.data.read import UnreadableImage
+from vitrail.data.sources import Dataset, Sample, open_dataset, write_split
+from vitrail.errors import UserError
+from vitrail.evaluate.metrics import Evaluation, evaluate_logits
+from vitrail.evaluate.probe import Probe, fit_probe
+from vitrail.report.terminal import Show, duration, percent
+from vitrail.tasks.classifier import Classifier, download_progress
+from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract
+from vitrail.weights.load import Loaded, load_weights
+from vitrail.weights.report import Fate, LoadReport
+from vitrail.weights.store import write_model
+
+PROBED_LAYERS = 4
+"""How many of the last blocks the probe may choose from, as in DINOv2's linear evaluation."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a run gave."""
+
+    folder: Path
+    evaluation: Evaluation
+    """On the held-out pictures."""
+    probe: Probe
+    minutes: float
+    images_per_second: float | None
+    """Pictures read and run through the model a second; None: all features were in the cache."""
+    trained_on: int
+    unreadable: list[tuple[Path, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "folder": str(self.folder),
+            **self.evaluation.to_dict(),
+            "trained_on": self.trained_on,
+            "layers": self.probe.layers,
+            "parts": list(self.probe.parts),
+            "strength": self.probe.strength,
+            "minutes": self.minutes,
+            "images_per_second": self.images_per_second,
+            "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
+        }
+
+
+def finetune(
+    data: str | Path,
+    out: str | Path,
+    *,
+    weights: str | Path = "dinov2-small",
+    architecture: str | None = None,
+    resolution: int | str | Size | None = None,
+    resampling: Resampling = "bicubic-corner",
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str | None = None,
+    max_unreadable: float = 0.1,
+    quiet: bool = False,
+) -> Finetuned:
+    """Train a classifier of labelled pictures and write it to a run folder.
+
+    The pretrained model stays as it is; its features of every picture are computed once and kept in
+    the cache; a regularised logistic regression on them, as many layers and as strong a
+    regularisation as cross-validation favours, becomes the model's head.
+
+    Args:
+        data: a folder of {train,val}/<class>/ or <class>/, a CSV with path,label, or a built-in set.
+        out: the run folder to make.
+        weights, architecture, resolution, resampling, val_fraction, seed, batch_size, device,
+        max_unreadable: see ``FinetuneSettings``.
+        quiet: show nothing while working.
+
+    Raises:
+        UserError: the data, the weights or the settings are not usable, ``out`` exists, or the disk is
+            full; nothing is left behind at ``out``.
+    """
+    start = time.perf_counter()
+    size = None if resolution is None else parse_size(resolution)
+    settings = FinetuneSettings(
+        str(data), str(weights), architecture, "probe", size, resampling,
+        val_fraction, seed, batch_size, device, max_unreadable,
+    )  # fmt: skip
+    show, folder = Show(quiet), Path(out)
+    refuse_existing(folder)
+    dataset = open_dataset(data, val_fraction, seed)
+    with download_progress(show, settings.weights) as progress:
+        loaded = load_weights(
+            settings.weights, image_size=size, resampling=resampling, architecture=architecture, classes=(),
+            progress=progress,
+        )  # fmt: skip
+    classifier = Classifier(loaded, device)
+    pooling = _probe_head(classifier)
+    samples = [*dataset.train, *dataset.val]
+    try:
+        digests = content_hashes(sample.path for sample in samples)
+        _plan(show, dataset, classifier, settings)
+        _warn_of_twins(show, dataset, digests)
+        extracted = _features(show, classifier, samples, digests, pooling, settings)
+        _check_readable(show, dataset, samples, extracted, settings)
+        labels = np.array([samples[position].label for position in extracted.kept])
+        training = np.array([position < len(dataset.train) for position in extracted.kept])
+        with show.progress("Cross-validating the probe", unit="fit") as advance:
+            probe = fit_probe(extracted.features[training], labels[training], pooling.parts, seed, advance)
+    except KeyboardInterrupt:
+        show.say("Stopped. Nothing was written; the features computed so far are kept, so the same command goes on.")
+        raise
+    logits = probe.logits(extracted.features[~training])
+    evaluation = evaluate_logits(logits, labels[~training], dataset.classes)
+    loaded = _with_head(classifier, loaded, probe, dataset)
+    result = Finetuned(
+        folder=folder,
+        evaluation=evaluation,
+        probe=probe,
+        minutes=(time.perf_counter() - start) / 60,
+        images_per_second=extracted.computed / extracted.seconds if extracted.computed else None,
+        trained_on=int(training.sum()),
+        unreadable=[(samples[position].path, reason) for position, reason in extracted.failures],
+    )
+    _write(folder, settings, dataset, loaded, result)
+    _conclude(show, result)
+    return result
+
+
+def _probe_head(classifier: Classifier) -> HeadConfig:
+    config = classifier.card.architecture
+    parts: tuple[Part, ...] = ("class", "mean") if "class" in config.tokens else ("mean",)
+    return HeadConfig(parts, layers=min(PROBED_LAYERS, config.encoder.layers), norm=config.head.norm)
+
+
+def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: FinetuneSettings) -> None:
+    """Say what will happen before it does."""
+    config, counts = classifier.card.architecture, dataset.counts()
+    rows = [[name, str(train), str(val)] for name, (train, val) in counts.items()]
+    if len(rows) > 20:
+        rows = [*rows[:18], [f"... {len(rows) - 18} more classes", "", ""]]
+    total = ["all", str(len(dataset.train)), str(len(dataset.val))]
+    show.table(["class", "train", "held out"], [*rows, total])
+    for note in dataset.notes:
+        show.warn(note)
+    show.facts(
+        [
+            ("split", dataset.split),
+            ("weights", classifier.report.summary()),
+            ("model", f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels, "
+                      f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image"),
+            ("method", f"probe: the model stays as it is, a linear classifier is fitted to its features ({classifier.runner.precision})"),
+        ]
+    )  # fmt: skip
+
+
+def _features(
+    show: Show,
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    digests: Sequence[str | UnreadableImage],
+    pooling: HeadConfig,
+    settings: FinetuneSettings,
+) -> Extracted:
+    how = classifier.card.preprocessing
+    cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.runner, how, pooling))
+    missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
+    if missing:
+        speed = classifier.runner.images_per_second(min(settings.batch_size, missing))
+        show.say(f"{missing} images to compute at {speed:.1f} a second here: about {duration(missing / speed)}.")
+    else:
+        show.say(f"The features of these pictures are all in {cache.folder} already.")
+    paths = [sample.path for sample in samples]
+    with show.progress("Computing features") as advance:
+        return extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
+
+
+def _warn_of_twins(show: Show, dataset: Dataset, digests: Sequence[str | UnreadableImage]) -> None:
+    """Name pictures that stand in both parts, which make the result look better than it is."""
+    train = {digest: sample for digest, sample in zip(digests, dataset.train, strict=False) if isinstance(digest, str)}
+    held_out = zip(digests[len(dataset.train) :], dataset.val, strict=True)
+    twins = [(train[digest], sample) for digest, sample in held_out if isinstance(digest, str) and digest in train]
+    if twins:
+        named = "; ".join(f"{one.path} = {other.path}" for one, other in twins[:5])
+        more = f"; and {len(twins) - 5} more" if len(twins) > 5 else ""
+        show.warn(f"{len(twins)} held-out pictures are also trained on, so the result flatters: {named}{more}.")
+
+
+def _check_readable(
+    show: Show, dataset: Dataset, samples: Sequence[Sample], extracted: Extracted, settings: FinetuneSettings
+) -> None:
+    """Name the unreadable files; stop if they are too many, or if they leave a class without pictures.
+
+    Raises:
+        UserError: as said.
+    """
+    failed = [f"{samples[position].path} ({reason})" for position, reason in extracted.failures]
+    if failed:
+        more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+        show.warn(f"{len(failed)} of {len(samples)} pictures cannot be read and are skipped: {'; '.join(failed[:5])}{more}.")
+    if len(failed) > settings.max_unreadable * len(samples):
+        raise UserError(
+            f"{len(failed)} of {len(samples)} pictures cannot be read, such as {failed[0]}: mend or remove them, or "
+            f"allow more than {percent(settings.max_unreadable)} with --max-unreadable."
+        )
+    left = Counter(samples[position].label for position in extracted.kept if position < len(dataset.train))
+    for label, name in enumerate(dataset.classes):
+        if left[label] < 2:
+            raise UserError(
+                f"The class {name!r} has {left[label]} readable pictures to train on: it needs at least two."
+            )
+    if not any(position >= len(dataset.train) for position in extracted.kept):
+        raise UserError("None of the held-out pictures can be read, so the result could not be judged: mend them first.")
+
+
+def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Dataset) -> Loaded:
+    """The model with the probe as its head: an ordinary model from here on."""
+    head = HeadConfig(probe.parts, probe.layers, loaded.card.architecture.head.norm, len(dataset.classes))
+    card = replace(
+        loaded.card,
+        architecture=loaded.card.architecture.with_head(head),
+        class_names=dataset.classes,
+        provenance={**loaded.card.provenance, "finetuned": "probe", "vitrail": vitrail.__version__},
+    )
+    tensors = {
+        **classifier.model.state_dict(),
+        "classifier.weight": torch.from_numpy(probe.weight).float(),
+        "classifier.bias": torch.from_numpy(probe.bias).float(),
+    }
+    fates = [*loaded.report.fates, *(Fate(f"classifier.{kind}", "new", "the probe") for kind in ("weight", "bias"))]
+    return Loaded(card, tensors, LoadReport(loaded.report.source, tuple(fates)))
+
+
+def _write(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded: Loaded, result: Finetuned) -> None:
+    """Write the run folder, all of it or nothing."""
+    about = {
+        "vitrail": vitrail.__version__,
+        "torch": str(torch.__version__),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "finetune": to_dict(settings),
+    }
+    events = [{"event": "candidate", **candidate} for candidate in result.probe.cross_validation]
+    events += [{"event": "unreadable", "path": str(path), "reason": reason} for path, reason in result.unreadable]
+    events += [{"event": "held-out", **result.to_dict()}]
+    fates = [{"tensor": fate.tensor, "what": fate.what, "note": fate.note} for fate in loaded.report]
+    with new_folder(folder) as beside:
+        write_model(beside / "model", loaded.card, loaded.tensors)
+        (beside / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), "utf-8")
+        (beside / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+        (beside / "weights.json").write_text(json.dumps(fates, indent=1) + "\n", "utf-8")
+        write_split(dataset, beside)
+
+
+def _conclude(show: Show, result: Finetuned) -> None:
+    """Say what came out and where it is."""
+    evaluation = result.evaluation
+    low, high = evaluation.interval
+    show.table(
+        ["class", "right", "of", "accuracy", "95 % interval"],
+        [
+            [entry["name"], str(entry["correct"]), str(entry["total"]), percent(entry["accuracy"]),
+             f"{percent(entry['interval'][0])} to {percent(entry['interval'][1])}"]
+            for entry in evaluation.per_class[:20] if entry["total"]
+        ],
+    )  # fmt: skip
+    speed = f" at {result.images_per_second:.1f} images a second" if result.images_per_second else ""
+    show.facts(
+        [
+            ("accuracy", f"{percent(evaluation.top1)} (95 % interval {percent(low)} to {percent(high)}) on "
+                         f"{evaluation.images} held-out pictures"),
+            ("head", f"{' and '.join(result.probe.parts)} of the last {result.probe.layers} layers, chosen by cross-validation"),
+            ("time", f"{duration(60 * result.minutes)}{speed}"),
+            ("run folder", str(result.folder)),
+            ("next", f"vitrail predict {result.folder} PHOTO..."),
+        ]
+    )  # fmt: skip

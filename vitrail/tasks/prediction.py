@@ -1,0 +1,82 @@
+"""Pictures -> labels or features, a batch at a time and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrail.config import Preprocessing
+from vitrail.data.batches import batches
+from vitrail.errors import UserError
+from vitrail.runtime.forward import Runner
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of a picture, best first, or the reason there are none."""
+
+    path: Path
+    labels: tuple[tuple[str, float], ...] = ()
+    """Class name and probability."""
+    reason: str | None = None
+    """Why the picture could not be read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        if self.reason is not None:
+            return {"path": str(self.path), "reason": self.reason}
+        labels = [{"label": name, "probability": probability} for name, probability in self.labels]
+        return {"path": str(self.path), "labels": labels}
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The features of a picture, or the reason there are none."""
+
+    path: Path
+    features: np.ndarray | None = None
+    """(F,) float32."""
+    reason: str | None = None
+
+
+def predictions(
+    runner: Runner, how: Preprocessing, classes: Sequence[str], paths: Iterable[Path], top: int, batch_size: int
+) -> Iterator[Prediction]:
+    """One prediction a path, in the order of ``paths``; holds two batches at most.
+
+    Raises:
+        UserError: ``top`` is not at least 1.
+    """
+    if top < 1:
+        raise UserError(f"top must be at least 1, not {top}.")
+    for path, row, reason in _rows(lambda images: torch.softmax(runner.logits(images)[1], -1), how, paths, batch_size):
+        if row is None:
+            yield Prediction(path, reason=reason)
+        else:
+            best = row.topk(min(top, len(classes)))
+            named = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            yield Prediction(path, tuple((classes[label], value) for label, value in named))
+
+
+def embeddings(runner: Runner, how: Preprocessing, paths: Iterable[Path], batch_size: int) -> Iterator[Embedding]:
+    """One embedding a path, in the order of ``paths``; holds two batches at most."""
+    for path, row, reason in _rows(runner.features, how, paths, batch_size):
+        yield Embedding(path, None if row is None else row.numpy(), reason)
+
+
+def _rows(
+    function: Callable[[Tensor], Tensor], how: Preprocessing, paths: Iterable[Path], batch_size: int
+) -> Iterator[tuple[Path, Tensor | None, str | None]]:
+    """Each path with its row of ``function`` of the batch, (B, C, H, W) -> (B, ...), or with a reason."""
+    for batch in batches(paths, how, batch_size):
+        results = iter(function(batch.images)) if batch.index else iter(())
+        reasons = dict(batch.failures)
+        for position, path in enumerate(batch.paths, batch.start):
+            reason = reasons.get(position)
+            yield path, None if position in reasons else next(results), reason
