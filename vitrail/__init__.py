@@ -15,14 +15,12 @@ _TASKS = {
     "Classifier": "vitrail.tasks.classifier",
     "load": "vitrail.tasks.classifier",
     "finetune": "vitrail.tasks.finetune",
-    "evaluate": "vitrail.tasks.evaluation",
 }
 
 __all__ = ["__version__", *_TASKS]
 
 if TYPE_CHECKING:
     from vitrail.tasks.classifier import Classifier, load
-    from vitrail.tasks.evaluation import evaluate
     from vitrail.tasks.finetune import finetune
 
 

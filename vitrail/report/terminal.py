@@ -1,9 +1,10 @@
-"""What a person sees in a terminal while a task works. It goes to standard error; results go elsewhere."""
+"""What a person sees in a terminal: the plan and the progress on standard error, results wherever asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -20,8 +21,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-Advance = Callable[[int, int], None]
-"""Called with how much is done and how much there is."""
+from vitrail.evaluate.metrics import Evaluation
+
+MOST_ROWS = 25
+"""Classes a table lists before it says how many more there are."""
+
+Advance = Callable[[int, int | None], None]
+"""Called with how much is done and how much there is, if that is known."""
 
 
 class RateColumn(ProgressColumn):
@@ -38,10 +44,10 @@ class RateColumn(ProgressColumn):
 
 
 class Show:
-    """Sentences, tables and progress bars; ``quiet`` shows none of them."""
+    """Sentences, tables and progress bars; ``quiet`` shows none, ``out`` puts them on standard output."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+    def __init__(self, quiet: bool = False, out: bool = False) -> None:
+        self.console = Console(stderr=not out, quiet=quiet, highlight=False)
 
     def say(self, sentence: str = "") -> None:
         """One line of plain text."""
@@ -93,3 +99,31 @@ def duration(seconds: float) -> str:
 def percent(fraction: float) -> str:
     """``91.2 %``."""
     return f"{100 * fraction:.1f} %"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """``89.3 % to 92.8 %``."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def show_evaluation(
+    show: Show, evaluation: Evaluation, unreadable: Sequence[tuple[Path, str]], images_per_second: float | None
+) -> None:
+    """Accuracy with its interval, per class, calibration and speed."""
+    rows = [
+        [entry.name, f"{entry.correct} of {entry.total}", percent(entry.accuracy), interval(entry.interval)]
+        for entry in evaluation.per_class
+        if entry.accuracy is not None
+    ]
+    more = [[f"... {len(rows) - MOST_ROWS} more classes"]] if len(rows) > MOST_ROWS else []
+    show.table(["class", "right", "accuracy", "95 % interval"], rows[:MOST_ROWS] + more)
+    facts = [
+        ("accuracy", f"{percent(evaluation.top1)} of {evaluation.images} (95 % interval {interval(evaluation.interval)})"),
+        ("in the top 5", percent(evaluation.top5)),
+        ("calibration error", percent(evaluation.calibration_error)),
+    ]
+    if images_per_second is not None:
+        facts.append(("speed", f"{images_per_second:.1f} images a second"))
+    show.facts(facts)
+    for path, reason in unreadable:
+        show.warn(f"{path}: not read: {reason}")

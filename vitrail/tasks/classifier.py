@@ -16,6 +16,7 @@ from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.report.terminal import Show
 from vitrail.runtime.forward import Runner
+from vitrail.tasks.evaluation import Evaluated, evaluate
 from vitrail.tasks.prediction import Embedding, Prediction, embeddings, predictions
 from vitrail.weights.load import Loaded, Source, load_weights
 from vitrail.weights.report import LoadReport
@@ -55,6 +56,19 @@ class Classifier:
             UserError: a path does not exist, or the model has no trained classifier.
         """
         return list(predictions(self.runner, self.card.preprocessing, self.classes(), _paths(pictures), top, batch_size))
+
+    def evaluate(self, data: str | Path, batch_size: int = 32, quiet: bool = True) -> Evaluated:
+        """Accuracy with its interval, per class, confusion, calibration and speed on labelled pictures.
+
+        Args:
+            data: a folder of class folders, a folder with val/ in it, a CSV, or a built-in set; its class
+                names must be the model's.
+            quiet: show no progress bar.
+
+        Raises:
+            UserError: the model has no trained classifier, or the data do not fit it or cannot be read.
+        """
+        return evaluate(self.runner, self.card.preprocessing, self.classes(), data, batch_size, Show(quiet))
 
     def embed(self, pictures: str | Path | Iterable[str | Path], batch_size: int = 32) -> tuple[list[Path], np.ndarray]:
         """Features of files and folders of pictures: the paths that could be read, and an array (n, F) float32.

@@ -7,7 +7,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 
-import vitrail
+from vitrail import __version__
 from vitrail.atomic import new_folder, refuse_existing
 from vitrail.cache import cache_dir
 from vitrail.config import (
@@ -35,7 +35,7 @@ from vitrail.data.sources import Dataset, Sample, open_dataset, write_split
 from vitrail.errors import UserError
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.evaluate.probe import Probe, fit_probe
-from vitrail.report.terminal import Show, duration, percent
+from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract
 from vitrail.weights.load import Loaded, load_weights
@@ -164,8 +164,8 @@ def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: Finetu
     """Say what will happen before it does."""
     config, counts = classifier.card.architecture, dataset.counts()
     rows = [[name, str(train), str(val)] for name, (train, val) in counts.items()]
-    if len(rows) > 20:
-        rows = [*rows[:18], [f"... {len(rows) - 18} more classes", "", ""]]
+    if len(rows) > MOST_ROWS:
+        rows = [*rows[:MOST_ROWS], [f"... {len(rows) - MOST_ROWS} more classes"]]
     total = ["all", str(len(dataset.train)), str(len(dataset.val))]
     show.table(["class", "train", "held out"], [*rows, total])
     for note in dataset.notes:
@@ -247,7 +247,7 @@ def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Da
         loaded.card,
         architecture=loaded.card.architecture.with_head(head),
         class_names=dataset.classes,
-        provenance={**loaded.card.provenance, "finetuned": "probe", "vitrail": vitrail.__version__},
+        provenance={**loaded.card.provenance, "finetuned": "probe", "vitrail": __version__},
     )
     tensors = {
         **classifier.model.state_dict(),
@@ -261,12 +261,12 @@ def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Da
 def _write(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded: Loaded, result: Finetuned) -> None:
     """Write the run folder, all of it or nothing."""
     about = {
-        "vitrail": vitrail.__version__,
+        "vitrail": __version__,
         "torch": str(torch.__version__),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "finetune": to_dict(settings),
     }
-    events = [{"event": "candidate", **candidate} for candidate in result.probe.cross_validation]
+    events = [{"event": "candidate", **asdict(candidate)} for candidate in result.probe.cross_validation]
     events += [{"event": "unreadable", "path": str(path), "reason": reason} for path, reason in result.unreadable]
     events += [{"event": "held-out", **result.to_dict()}]
     fates = [{"tensor": fate.tensor, "what": fate.what, "note": fate.note} for fate in loaded.report]
@@ -280,24 +280,13 @@ def _write(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded: L
 
 def _conclude(show: Show, result: Finetuned) -> None:
     """Say what came out and where it is."""
-    evaluation = result.evaluation
-    low, high = evaluation.interval
-    show.table(
-        ["class", "right", "of", "accuracy", "95 % interval"],
-        [
-            [entry["name"], str(entry["correct"]), str(entry["total"]), percent(entry["accuracy"]),
-             f"{percent(entry['interval'][0])} to {percent(entry['interval'][1])}"]
-            for entry in evaluation.per_class[:20] if entry["total"]
-        ],
-    )  # fmt: skip
-    speed = f" at {result.images_per_second:.1f} images a second" if result.images_per_second else ""
+    show_evaluation(show, result.evaluation, [], result.images_per_second)
+    parts = " and ".join(result.probe.parts)
     show.facts(
         [
-            ("accuracy", f"{percent(evaluation.top1)} (95 % interval {percent(low)} to {percent(high)}) on "
-                         f"{evaluation.images} held-out pictures"),
-            ("head", f"{' and '.join(result.probe.parts)} of the last {result.probe.layers} layers, chosen by cross-validation"),
-            ("time", f"{duration(60 * result.minutes)}{speed}"),
+            ("head", f"{parts} of the last {result.probe.layers} layers, as cross-validation favours"),
+            ("time", duration(60 * result.minutes)),
             ("run folder", str(result.folder)),
             ("next", f"vitrail predict {result.folder} PHOTO..."),
         ]
-    )  # fmt: skip
+    )

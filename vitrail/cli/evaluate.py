@@ -1,0 +1,31 @@
+"""``vitrail evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run folder, or any model that finetune's --weights takes.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Labelled pictures: a folder of <class>/, a folder with val/ in it, a CSV, or a built-in set."),
+    ],
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a classifier on labelled pictures: accuracy with its interval, per class, calibration, speed."""
+    from vitrail.report.terminal import Show, show_evaluation
+    from vitrail.tasks.classifier import load
+
+    result = load(model, device=device, quiet=quiet).evaluate(data, batch_size, quiet)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show_evaluation(Show(out=True), result.evaluation, result.unreadable, result.images_per_second)

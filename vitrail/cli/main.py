@@ -1,0 +1,55 @@
+"""The ``vitrail`` command: every subcommand is one thin file beside this one."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from vitrail import __version__
+from vitrail.cli.embed import embed
+from vitrail.cli.evaluate import evaluate
+from vitrail.cli.finetune import finetune
+from vitrail.cli.predict import predict
+from vitrail.errors import UserError
+
+app = typer.Typer(
+    help="Vision Transformers from paper to practice: labelled photos in, a classifier out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (finetune, evaluate, predict, embed):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vitrail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def main() -> None:
+    """Run the command; a mistake that a person can mend becomes one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleaned up
+    try:
+        app()
+    except UserError as error:
+        print(f"vitrail: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
