@@ -1,0 +1,1 @@
+"""Measurements that back what the documentation claims; results are committed under ``results/``."""
