@@ -149,7 +149,7 @@ class Preprocessing:
 
     size: Size = (224, 224)
     fit: Fit = "crop"
-    """``crop``: keep the aspect, cover ``size / crop_fraction``, cut out the centre; ``squash``: resize to ``size``."""
+    """``crop`` keeps the aspect and covers ``size / crop_fraction``, ``squash`` resizes to it; both cut out the centre."""
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -273,6 +273,10 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
     )
 
 
+MOST_NAMES = 20
+"""How many known names a sentence lists when none is near."""
+
+
 def suggestion(name: str, known: typing.Iterable[str]) -> str:
     """``: did you mean X?``-style tail of a sentence, or what is known when nothing is near."""
     known = list(known)
@@ -280,7 +284,8 @@ def suggestion(name: str, known: typing.Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     if near:
         return f"; the nearest is {folded[near[0]]}"
-    return "; known are " + ", ".join(known)
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"; known are {', '.join(known[:MOST_NAMES])}{more}"
 
 
 def size_text(size: Size) -> str:

@@ -1,0 +1,108 @@
+"""Pixels equal to transformers' and timm's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import create_transform
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size
+from vitrail.data.preprocess import _covering, preprocess
+
+SHAPES = [(300, 300), (427, 640), (640, 427), (47, 33), (224, 224), (333, 501), (1000, 90)]
+"""Height, width."""
+
+
+def noise(shape: Size) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_equals_transformers(shape: Size) -> None:
+    reference = BitImageProcessorPil(
+        size={"shortest_edge": 256}, crop_size=224, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+    )
+    ours = preprocess(noise(shape), Preprocessing(crop_fraction=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    assert ours.dtype == torch.float32
+    assert ours.is_contiguous()
+    assert torch.equal(ours, reference(noise(shape), return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("edge", [225, 256, 257, 248, 311])
+def test_any_shortest_edge_of_transformers(edge: int) -> None:
+    reference = BitImageProcessorPil(
+        size={"shortest_edge": edge}, crop_size=224, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    ours = preprocess(noise((300, 410)), Preprocessing(crop_fraction=224 / edge))
+    assert torch.equal(ours, reference(noise((300, 410)), return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(224, 224), (224, 168)])
+def test_squash_equals_transformers(shape: Size, size: Size) -> None:
+    reference = ViTImageProcessorPil(size={"height": size[0], "width": size[1]})
+    ours = preprocess(noise(shape), Preprocessing(size=size, fit="squash", crop_fraction=1.0, interpolation="bilinear"))
+    assert ours.shape == (3, *size)
+    assert torch.equal(ours, reference(noise(shape), return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "interpolation"), [(0.875, "bicubic"), (0.9, "bicubic"), (1.0, "bicubic"), (0.95, "bilinear")]
+)
+@pytest.mark.parametrize("size", [(224, 224), (224, 168), (168, 224)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_equals_timm(shape: Size, size: Size, fraction: float, interpolation: str) -> None:
+    how = Preprocessing(size, "crop", fraction, interpolation, IMAGENET_MEAN, IMAGENET_STD)  # type: ignore[arg-type]
+    reference = create_transform(
+        size, crop_pct=fraction, interpolation=interpolation, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )(noise(shape))
+    ours = preprocess(noise(shape), how)
+    assert ours.shape == (3, *size)
+    surplus = [whole - kept for whole, kept in zip(_covering(shape, how), size, strict=True)]
+    # timm rounds an offset of 1.5, 3.5, ... up, transformers and we down: one pixel apart there.
+    down, right = (pixels % 4 == 3 for pixels in surplus)
+    ours = ours[:, down:, right:]
+    reference = reference[:, : size[0] - down, : size[1] - right]
+    assert torch.equal(ours, reference)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3000), st.integers(1, 3000)).filter(lambda shape: shape[0] * shape[1] < 100_000),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.floats(0.3, 1.0),
+    st.sampled_from(["crop", "squash"]),
+    st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+)
+def test_any_shape_gives_the_size_asked_for(
+    shape: Size, size: Size, fraction: float, fit: str, interpolation: str
+) -> None:
+    white = Image.new("RGB", (shape[1], shape[0]), "white")
+    how = Preprocessing(size, fit, fraction, interpolation)  # type: ignore[arg-type]
+    assert torch.equal(preprocess(white, how), torch.ones(3, *size))  # no padding: every pixel is the picture's
+
+
+def test_a_line_one_pixel_high_is_not_enlarged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[Size] = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, size, *rest: (sizes.append(size), resize(image, size, *rest))[1]
+    )
+    assert preprocess(Image.new("RGB", (60_000, 1)), Preprocessing()).shape == (3, 224, 224)
+    assert sizes == [(256 * 16, 256)]
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (199, 301), (64, 64)])
+def test_a_squash_with_a_margin_equals_transformers_deit(shape: Size) -> None:
+    """256 x 256 whatever the aspect, then the centre's 224."""
+    image = noise(shape)
+    reference = DeiTImageProcessorPil()(image, return_tensors="pt")["pixel_values"][0]
+    how = Preprocessing((224, 224), "squash", 224 / 256)
+    assert torch.equal(preprocess(image, how), reference)

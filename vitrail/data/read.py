@@ -1,0 +1,231 @@
+"""Any file a person calls a picture -> an upright RGB image, or the reason why not."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI")
+"""Pictures only: Pillow would also open, say, EPS, by running Ghostscript on a stranger's program."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation (CIPA DC-008, table 6) -> what makes the picture upright."""
+
+
+class UnreadableImage(Exception):
+    """A file that gives no picture; ``reason`` is a short lower-case phrase, without the file's name."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_image(path: str | Path, max_pixels: int = 178_956_970) -> Image.Image:
+    """Decode the first frame of ``path``: mode RGB, EXIF orientation applied, transparency over white.
+
+    16-bit grey is scaled to 8 bits. Integers beyond 16 bits and floating point have no agreed
+    range: see ``_grey``. Colour profiles are not applied. Safe to call from threads.
+
+    Args:
+        path: a file of any name; its content decides the format.
+        max_pixels: refuse larger pictures before decoding them. Pillow refuses more than twice its
+            ``Image.MAX_IMAGE_PIXELS`` by itself, which is this default.
+
+    Raises:
+        UnreadableImage: whatever goes wrong with this file.
+    """
+    try:
+        with _regular_file(path) as file, _without_warnings():
+            return _decode(file, max_pixels)
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise UnreadableImage(_too_large(int(pixels[0]) if pixels else max_pixels + 1, max_pixels)) from error
+    except MemoryError as error:
+        raise UnreadableImage("too little memory to decode it") from error
+    except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, struct.error, zlib.error, ...
+        raise UnreadableImage(_damage(error)) from error
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal.
+
+    Raises:
+        UnreadableImage: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with _regular_file(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that has bytes; a pipe or a device, which could block for ever, is refused."""
+    try:
+        info = os.stat(path)
+        if stat.S_ISDIR(info.st_mode):
+            raise UnreadableImage("a folder, not a file")
+        if not stat.S_ISREG(info.st_mode):
+            raise UnreadableImage("not a regular file")
+        if info.st_size == 0:
+            raise UnreadableImage("zero bytes")
+        file = open(path, "rb")  # noqa: SIM115 (an error inside the caller's block is not one of opening)
+    except FileNotFoundError as error:
+        raise UnreadableImage("broken symbolic link" if os.path.islink(path) else "no such file") from error
+    except PermissionError as error:
+        raise UnreadableImage("permission denied") from error
+    except OSError as error:
+        loop = error.errno == errno.ELOOP
+        raise UnreadableImage("symbolic link to itself" if loop else (error.strerror or str(error)).lower()) from error
+    except ValueError as error:
+        raise UnreadableImage("not a possible file name") from error
+    with file:
+        yield file
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
+    Image.init()
+    try:
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise UnreadableImage(_unidentified(file.read(16))) from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise UnreadableImage(_too_large(image.width * image.height, max_pixels))
+        _mend_transparent_colour(image)
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image)
+    # Pillow's info (EXIF, transparency, profile) describes the pixels as they were.
+    rgb.info.clear()
+    return rgb if upright is None else rgb.transpose(upright)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) where there is none, or where the EXIF block is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a picture is not to be lost over its metadata
+        return 1
+
+
+def _mend_transparent_colour(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour to 8 bits, as its pixels will be: Pillow leaves it at the file's depth."""
+    key, tile = image.info.get("transparency"), getattr(image, "tile", None)
+    depth = tile[0][3] if image.format == "PNG" and tile else None
+    if depth in ("L;2", "L;4") and isinstance(key, int):
+        image.info["transparency"] = key * (85 if depth == "L;2" else 17)
+    elif depth == "RGB;16B" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(part >> 8 for part in key)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes -> RGB, by value: Pillow's own convert clips grey of more than 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        grey = Image.fromarray(_grey(values)).convert("RGB")
+        if isinstance(key := image.info.get("transparency"), int):
+            grey.paste((255, 255, 255), mask=Image.fromarray(((values == key) * 255).astype(np.uint8)))
+        return grey
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # premultiplied grey has no direct way to RGBA
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """(H, W) integers or floats -> (H, W) uint8.
+
+    Integers within 16 bits: 65535 becomes 255. Floats: 1 becomes 255 if none is above 1, else 255
+    stays 255 if none is above that. Anything else is stretched from its least to its greatest value.
+    Not-a-number counts as 0.
+    """
+    integer = np.issubdtype(values.dtype, np.integer)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    ceilings = (65535.0,) if integer else (1.0, 255.0)
+    ceiling = next((ceiling for ceiling in ceilings if low >= 0 and high <= ceiling), None)
+    if ceiling is None:
+        values, ceiling = values - low, (high - low) or 1.0
+    return np.rint(values * (255.0 / ceiling)).astype(np.uint8)
+
+
+def _too_large(pixels: int, limit: int) -> str:
+    return f"{pixels / 1e6:.0f} megapixels, over the limit of {limit / 1e6:.0f}"
+
+
+def _unidentified(head: bytes) -> str:
+    """Why no decoder took a file that begins with ``head``."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "an HEIC picture: convert it to JPEG or PNG"
+    signatures = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP"}
+    signatures |= {b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+    kind = next((kind for start, kind in signatures.items() if head.startswith(start)), None)
+    return f"damaged {kind} header" if kind else "not an image"
+
+
+def _damage(error: Exception) -> str:
+    """Pillow's words for a damaged file as a short phrase."""
+    words = " ".join(str(error).split())
+    if re.search(r"truncated|premature|eof|end of file|not enough", words, re.IGNORECASE):
+        return "truncated file"
+    return f"damaged file ({words[:80].lower()})" if words else "damaged file"
+
+
+class _ReadingHere(type):
+    """Stands for every warning while its thread is inside ``read_image``, and for none otherwise."""
+
+    thread = threading.local()
+
+    def __subclasscheck__(cls, category: type) -> bool:
+        return getattr(cls.thread, "reading", False)
+
+
+class _PillowWarning(Warning, metaclass=_ReadingHere):
+    pass
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence what Pillow says about odd metadata, palettes and sizes, in this thread only.
+
+    ``warnings.catch_warnings`` swaps the process-wide list of filters: with several threads inside,
+    one's filters would be left behind for everybody. This filter stays in the list instead, and
+    matches nothing unless the warning comes from a thread that is reading a picture.
+    """
+    if not warnings.filters or warnings.filters[0][2] is not _PillowWarning:
+        warnings.simplefilter("ignore", category=_PillowWarning)
+    _ReadingHere.thread.reading = True
+    try:
+        yield
+    finally:
+        _ReadingHere.thread.reading = False
