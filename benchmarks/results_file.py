@@ -28,5 +28,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if flag in fields.get("flags", "").split()]
+    flags = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+        if flag in fields.get("flags", "").split()
+    ]
     return " ".join([fields.get("model name", platform.machine()), *flags])

@@ -73,7 +73,14 @@ def test_finetune_shows_its_plan_and_its_result(vitrail: Type, data: Path, tmp_p
     said = vitrail("finetune", data, "--out", tmp_path / "run", *TOY)
     assert said.code == 0
     assert said.out == ""
-    for expected in ("held out", "stratified, 20 % held out, seed 0", "GFLOP", "tokens", "95 % interval", str(tmp_path)):
+    for expected in (
+        "held out",
+        "stratified, 20 % held out, seed 0",
+        "GFLOP",
+        "tokens",
+        "95 % interval",
+        str(tmp_path),
+    ):
         assert expected in said.err, expected
 
 
@@ -157,7 +164,10 @@ def _mistakes(folder: Path, run: Path) -> dict[str, tuple[tuple[object, ...], st
         "missing folder": (("finetune", folder / "nowhere", *out, *TOY), "There is no folder"),
         "empty folder": (("finetune", folder / "empty", *out, *TOY), "holds no pictures"),
         "one class": (("finetune", _photos(folder / "one", {"a": 5}), *out, *TOY), "class"),
-        "one image": (("finetune", _photos(folder / "few", {"a": 5, "b": 1}), *out, *TOY), "class 'b' has too few pictures"),
+        "one image": (
+            ("finetune", _photos(folder / "few", {"a": 5, "b": 1}), *out, *TOY),
+            "class 'b' has too few pictures",
+        ),
         "unreadable weights": (("finetune", good, *out, "--weights", folder / "broken.safetensors"), "damaged"),
         "no model folder": (("finetune", good, *out, "--weights", folder / "folder"), "config.json does not exist"),
         "unknown weights": (("finetune", good, *out, "--weights", "dinov2-smal"), "the nearest is dinov2-small"),
@@ -198,7 +208,9 @@ def test_words_that_are_no_options_exit_2(vitrail: Type) -> None:
     assert vitrail("finetune", "x", "--out", "y", "--weight", "z").code == 2
 
 
-def test_help_of_finetune_fits_two_screens_and_explains_every_option(vitrail: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_of_finetune_fits_two_screens_and_explains_every_option(
+    vitrail: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = vitrail("finetune", "--help").out.splitlines()
     assert len(lines) <= 48

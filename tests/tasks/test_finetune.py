@@ -156,7 +156,7 @@ def test_too_many_unreadable_pictures_stop_the_run(photos: Path, tmp_path: Path)
     shutil.copytree(photos, copy)
     for number in range(6):
         (copy / "train" / "red" / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="6 of 36 pictures cannot be read.*--max-unreadable"):
+    with pytest.raises(UserError, match=r"6 of 36 pictures cannot be read.*--max-unreadable"):
         vitrail.finetune(copy, tmp_path / "out", **TOY)
     assert not (tmp_path / "out").exists()
     for number in (6,):
@@ -175,9 +175,7 @@ def test_pictures_in_both_parts_are_named(photos: Path, tmp_path: Path, capsys: 
     assert "twin.png" in shown
 
 
-def test_a_full_disk_while_saving_leaves_nothing(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_while_saving_leaves_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vitrail.finetune(photos, tmp_path / "warm", **TOY)
 
     def full(path: Path) -> None:

@@ -14,7 +14,10 @@ from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
 def embed(
     model: Annotated[str, typer.Argument(help="A run folder, or any model that finetune's --weights takes.")],
     pictures: Annotated[list[Path], typer.Argument(help="Files, and folders to take all pictures from.")],
-    out: Annotated[Path, typer.Option(help="The file to write: .npz (arrays paths, features) or .parquet (columns path, features).")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file to write: .npz (arrays paths, features) or .parquet (columns path, features)."),
+    ],
     batch_size: BatchSize = 32,
     device: Device = None,
     quiet: Quiet = False,

@@ -13,7 +13,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, or any model that finetune's --weights takes.")],
     data: Annotated[
         str,
-        typer.Argument(help="Labelled pictures: a folder of <class>/, a folder with val/ in it, a CSV, or a built-in set."),
+        typer.Argument(
+            help="Labelled pictures: a folder of <class>/, a folder with val/ in it, a CSV, or a built-in set."
+        ),
     ],
     batch_size: BatchSize = 32,
     device: Device = None,

@@ -36,7 +36,10 @@ def finetune(
         typer.Option(help="Pixels, 224 or 224x168 (height x width); by default what the weights are usually fed."),
     ] = None,
     resampling: Annotated[
-        Resampling, typer.Option(metavar="WAY", help=f"How positions are taken to another grid: {', '.join(get_args(Resampling))}.")
+        Resampling,
+        typer.Option(
+            metavar="WAY", help=f"How positions are taken to another grid: {', '.join(get_args(Resampling))}."
+        ),
     ] = "bicubic-corner",
     val_fraction: Annotated[
         float, typer.Option(help="Share of each class held out, where the data have no split of their own.")

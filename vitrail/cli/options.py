@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no plan while working.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run through the model at a time.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by default the fastest kind here.")]

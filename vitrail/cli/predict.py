@@ -21,7 +21,9 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to give for each picture, likeliest first.")] = 1,
     batch_size: BatchSize = 32,
     device: Device = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: path, label and probability by rank, reason.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: path, label and probability by rank, reason.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

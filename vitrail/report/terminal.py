@@ -118,7 +118,10 @@ def show_evaluation(
     more = [[f"... {len(rows) - MOST_ROWS} more classes"]] if len(rows) > MOST_ROWS else []
     show.table(["class", "right", "accuracy", "95 % interval"], rows[:MOST_ROWS] + more)
     facts = [
-        ("accuracy", f"{percent(evaluation.top1)} of {evaluation.images} (95 % interval {interval(evaluation.interval)})"),
+        (
+            "accuracy",
+            f"{percent(evaluation.top1)} of {evaluation.images} (95 % interval {interval(evaluation.interval)})",
+        ),
         ("in the top 5", percent(evaluation.top5)),
         ("calibration error", percent(evaluation.calibration_error)),
     ]

@@ -55,7 +55,9 @@ class Classifier:
         Raises:
             UserError: a path does not exist, or the model has no trained classifier.
         """
-        return list(predictions(self.runner, self.card.preprocessing, self.classes(), _paths(pictures), top, batch_size))
+        return list(
+            predictions(self.runner, self.card.preprocessing, self.classes(), _paths(pictures), top, batch_size)
+        )
 
     def evaluate(self, data: str | Path, batch_size: int = 32, quiet: bool = True) -> Evaluated:
         """Accuracy with its interval, per class, confusion, calibration and speed on labelled pictures.

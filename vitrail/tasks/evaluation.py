@@ -55,6 +55,8 @@ def evaluate(
             advance(batch.start + len(batch.paths), len(samples))
     seconds = time.perf_counter() - start
     if not labels:
-        raise UserError(f"None of the {len(samples)} pictures in {data} can be read, the first because: {unreadable[0][1]}.")
+        raise UserError(
+            f"None of the {len(samples)} pictures in {data} can be read, the first because: {unreadable[0][1]}."
+        )
     evaluation = evaluate_logits(np.concatenate(logits), np.array(labels), classes)
     return Evaluated(evaluation, len(samples) / seconds, unreadable)

@@ -88,7 +88,7 @@ class FeatureCache:
 
 
 def cache_folder(root: Path, runner: Runner, how: Preprocessing, pooling: HeadConfig) -> Path:
-    """The folder for one model, preprocessing, precision and pooling: everything a feature depends on but the picture."""
+    """The folder for one model, preprocessing, precision and pooling: all a feature depends on but the picture."""
     digest = hashlib.sha256(json.dumps([to_dict(how), to_dict(pooling), runner.precision]).encode())
     digest.update(json.dumps(to_dict(runner.model.config.with_head(pooling)), sort_keys=True).encode())
     for name, tensor in sorted(runner.model.state_dict().items()):
@@ -164,7 +164,7 @@ def _compute(
         reasons |= {missing[position][0]: reason for position, reason in batch.failures}
         if batch.index:
             flat = runner.features(batch.images, pool)  # (B, L * P * D)
-            rows.append(flat.unflatten(1, (pooling.layers, len(pooling.parts), -1)))
+            rows.append(flat.view(len(flat), pooling.layers, len(pooling.parts), -1))
             digests += [missing[position][0] for position in batch.index]
         if len(digests) >= CHUNK:
             cache.add(digests, torch.cat(rows))

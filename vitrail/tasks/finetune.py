@@ -24,7 +24,6 @@ from vitrail.config import (
     Part,
     Resampling,
     Size,
-    check_resolution,
     parse_size,
     size_text,
     to_dict,
@@ -176,7 +175,7 @@ def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: Finetu
             ("weights", classifier.report.summary()),
             ("model", f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels, "
                       f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image"),
-            ("method", f"probe: the model stays as it is, a linear classifier is fitted to its features ({classifier.runner.precision})"),
+            ("method", f"probe: a linear classifier on the features of the model, which stays as it is ({classifier.runner.precision})"),
         ]
     )  # fmt: skip
 
@@ -224,7 +223,9 @@ def _check_readable(
     failed = [f"{samples[position].path} ({reason})" for position, reason in extracted.failures]
     if failed:
         more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
-        show.warn(f"{len(failed)} of {len(samples)} pictures cannot be read and are skipped: {'; '.join(failed[:5])}{more}.")
+        show.warn(
+            f"{len(failed)} of {len(samples)} pictures cannot be read and are skipped: {'; '.join(failed[:5])}{more}."
+        )
     if len(failed) > settings.max_unreadable * len(samples):
         raise UserError(
             f"{len(failed)} of {len(samples)} pictures cannot be read, such as {failed[0]}: mend or remove them, or "
@@ -237,7 +238,9 @@ def _check_readable(
                 f"The class {name!r} has {left[label]} readable pictures to train on: it needs at least two."
             )
     if not any(position >= len(dataset.train) for position in extracted.kept):
-        raise UserError("None of the held-out pictures can be read, so the result could not be judged: mend them first.")
+        raise UserError(
+            "None of the held-out pictures can be read, so the result could not be judged: mend them first."
+        )
 
 
 def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Dataset) -> Loaded:

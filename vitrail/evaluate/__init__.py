@@ -1,0 +1,1 @@
+"""Numbers about a trained model, from arrays or from a function images -> logits or features; no task, no files."""

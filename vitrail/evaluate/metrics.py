@@ -1,0 +1,125 @@
+"""How good logits are: accuracy with its uncertainty, where the errors lie, whether confidence can be believed.
+
+Plain numpy and scipy, held to scikit-learn and torchmetrics by test: importing torchmetrics takes seconds,
+which every command that reports a number would pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from vitrail.errors import UserError
+
+Array = np.ndarray[Any, Any]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One class's share of ``Evaluation``."""
+
+    name: str
+    correct: int
+    total: int
+    accuracy: float | None
+    """None when there is no image of the class."""
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What n labelled images say about a classifier of K classes."""
+
+    images: int
+    """n"""
+    top1: float
+    top5: float
+    """The label is among the min(5, K) highest logits; so it is 1 when K is 5 or fewer."""
+    interval: Interval
+    """95 % Wilson interval of ``top1``."""
+    per_class: tuple[ClassAccuracy, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """K x K counts, one row for each true class, one column for each predicted one."""
+    calibration_error: float
+    """Expected calibration error of the softmax confidence, 15 equal-width bins (Guo et al., arXiv 1706.04599)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: tuples become lists."""
+        record = asdict(self)
+        record["interval"] = list(self.interval)
+        record["per_class"] = [{**row, "interval": list(row["interval"])} for row in record["per_class"]]
+        record["confusion"] = [list(row) for row in self.confusion]
+        return record
+
+
+def wilson(correct: int, total: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) when nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    found = scipy.stats.binomtest(correct, total).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str]) -> Evaluation:
+    """Judge (n, K) logits by their (n,) labels, integers 0 to K - 1; of equal logits the first class's wins.
+
+    Raises:
+        UserError: no images, or logits that are not finite.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if logits.shape != (*labels.shape, len(class_names)):
+        raise ValueError(f"logits {logits.shape}, labels {labels.shape} and {len(class_names)} names do not fit")
+    if not len(labels):
+        raise UserError("There is no image to evaluate on: name a folder that holds some.")
+    if not np.isfinite(logits).all():
+        raise UserError("Some logits are not finite: run the model in float32, or check its weights.")
+    classes = len(class_names)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    correct = order[:, 0] == labels
+    confusion = np.bincount(labels * classes + order[:, 0], minlength=classes**2).reshape(classes, classes)
+    per_class = []
+    for name, row, right in zip(class_names, confusion, confusion.diagonal().tolist(), strict=True):
+        total = int(row.sum())
+        per_class.append(ClassAccuracy(name, right, total, right / total if total else None, wilson(right, total)))
+    return Evaluation(
+        images=len(labels),
+        top1=float(correct.mean()),
+        top5=float((order == labels[:, None]).any(axis=1).mean()),
+        interval=wilson(int(correct.sum()), len(labels)),
+        per_class=tuple(per_class),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        calibration_error=calibration_error(scipy.special.softmax(logits, axis=1).max(axis=1), correct),
+    )
+
+
+def calibration_error(confidence: Array, correct: Array, bins: int = 15) -> float:
+    """Mean over images of |accuracy - confidence| of the bin they fall in; bins of equal width over [0, 1]."""
+    which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(which, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def paired_bootstrap(
+    correct_a: Array, correct_b: Array, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Accuracy of a less that of b on the same n images, and its 95 % percentile interval (Efron 1979).
+
+    Args:
+        correct_a, correct_b: (n,) whether each image was right.
+    """
+    difference = np.asarray(correct_a, np.int64) - np.asarray(correct_b, np.int64)
+    if not difference.size:
+        raise UserError("There is no image to compare on: name a folder that holds some.")
+    # Only the counts of -1, 0 and 1 matter, and under resampling they are multinomial.
+    worse, better = np.count_nonzero(difference < 0), np.count_nonzero(difference > 0)
+    n = difference.size
+    shares = np.array([worse, n - worse - better, better]) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    low, high = np.percentile((counts[:, 2] - counts[:, 0]) / n, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
