@@ -149,7 +149,7 @@ class Preprocessing:
 
     size: Size = (224, 224)
     fit: Fit = "crop"
-    """``crop`` keeps the aspect and covers ``size / crop_fraction``, ``squash`` resizes to it; both cut the centre out."""
+    """``crop`` keeps the aspect and covers ``size / crop_fraction``, ``squash`` resizes to it; the centre is cut out."""
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

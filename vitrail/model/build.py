@@ -16,7 +16,7 @@ def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
     width = config.encoder.width
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         model = VisionTransformer(
             config,
             patches=PatchEmbedding(config.channels, width, config.patch),

@@ -107,7 +107,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, observe: Callable[[Tensor], None] | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); ``observe`` is handed the attention weights (B, K, N, N)."""
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), observe)))
-        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        return x
 
 
 class Encoder(nn.Module):

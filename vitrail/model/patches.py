@@ -16,8 +16,9 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
         # Flax's default for convolutions, which ViT was trained with: variance 1 / fan-in.
-        fan_in = channels * patch[0] * patch[1]
-        nn.init.trunc_normal_(self.projection.weight, std=math.sqrt(1.0 / fan_in) / 0.87962566)
+        # The cut at two deviations takes some of it away, which the constant puts back.
+        std = math.sqrt(1.0 / (channels * patch[0] * patch[1])) / 0.87962566
+        nn.init.trunc_normal_(self.projection.weight, std=std, a=-2 * std, b=2 * std)
         assert self.projection.bias is not None
         nn.init.zeros_(self.projection.bias)
 

@@ -58,11 +58,15 @@ class VisionTransformer(nn.Module):
 
     def feature_map(self, images: Tensor, trace: Trace | None = None) -> Tensor:
         """(B, C, H, W) -> the patches' last normalised outputs (B, D, h, w)."""
-        z = self.norm(self.encode(images, 1, trace)[0])[:, len(self.config.tokens) :]  # (B, h w, D)
-        return z.transpose(1, 2).unflatten(2, self.config.grid)
+        z: Tensor = self.norm(self.encode(images, 1, trace)[0])[:, len(self.config.tokens) :]  # (B, h w, D)
+        return z.transpose(1, 2).reshape(len(z), -1, *self.config.grid)
 
     def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
-        """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D)."""
+        """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
         if images.shape[1:] != (self.config.channels, *self.config.image_size):
             raise UserError(
                 f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "

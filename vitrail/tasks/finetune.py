@@ -169,15 +169,16 @@ def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: Finetu
     show.table(["class", "train", "held out"], [*rows, total])
     for note in dataset.notes:
         show.warn(note)
+    size = f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels"
+    effort = f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image in {classifier.runner.precision}"
     show.facts(
         [
             ("split", dataset.split),
             ("weights", classifier.report.summary()),
-            ("model", f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels, "
-                      f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image"),
-            ("method", f"probe: a linear classifier on the features of the model, which stays as it is ({classifier.runner.precision})"),
+            ("model", f"{size}, {effort}"),
+            ("method", "probe: a linear classifier on the features of the model, which stays as it is"),
         ]
-    )  # fmt: skip
+    )
 
 
 def _features(

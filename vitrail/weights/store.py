@@ -13,10 +13,15 @@ from torch import Tensor
 
 from vitrail.config import ModelCard, from_dict, to_dict
 from vitrail.errors import UserError
-from vitrail.weights.report import Fate
 
 FORMAT = "vitrail-model/1"
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What other libraries call a model's tensors, or the index of their shards; the first that is there counts."""
 
 
 def write_model(folder: Path, card: ModelCard, tensors: dict[str, Tensor]) -> None:
@@ -64,11 +69,6 @@ def is_model(folder: Path) -> bool:
         return False
 
 
-def own_fates(tensors: dict[str, Tensor]) -> list[Fate]:
-    """Fates of tensors that stood under our names already."""
-    return [Fate(name, "loaded", "as it is") for name in tensors]
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object.
 
@@ -92,10 +92,25 @@ def weights_file(folder: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for name in _WEIGHT_FILES:
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder} holds no weights: one of {', '.join(_WEIGHT_FILES)} is needed.")
+    raise UserError(f"{folder} holds no weights: one of {', '.join(WEIGHT_FILES)} is needed.")
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files that an index such as ``model.safetensors.index.json`` spreads the tensors over.
+
+    Raises:
+        UserError: the index is damaged, or points outside its folder.
+    """
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise UserError(f"{index} has no table weight_map from tensors to files: copy or download it again.")
+    for name in table.values():
+        if Path(name).name != name or name == ".." or name.endswith(".json"):
+            raise UserError(f"{index} points to {name}, which is no file of tensors beside it: it cannot be trusted.")
+    return sorted(set(table.values()))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -108,11 +123,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, damaged, or holds something else.
     """
     if path.name.endswith(".index.json"):
-        shards = read_json(path).get("weight_map", {})
         tensors: dict[str, Tensor] = {}
-        for shard in sorted(set(shards.values())):
-            if Path(shard).name != shard:
-                raise UserError(f"{path} points outside its folder ({shard}): it cannot be trusted.")
+        for shard in shards(path):
             tensors.update(read_tensors(path.parent / shard))
         return tensors
     try:
@@ -130,6 +142,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise UserError(f"{path} holds no state dict: a table from names to tensors is needed.")
     return content

