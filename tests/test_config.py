@@ -24,14 +24,13 @@ from vitrail.config import (
     Size,
     ViTConfig,
     check_resolution,
-    from_dict,
     parse_size,
     size_text,
     suggestion,
-    to_dict,
     variant,
 )
 from vitrail.errors import UserError
+from vitrail.record import from_dict, to_dict
 
 
 def refusal(call: Callable[[], object]) -> str:

@@ -7,14 +7,11 @@ here, so that it travels with the weights.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from vitrail.errors import UserError
 
@@ -149,7 +146,7 @@ class Preprocessing:
 
     size: Size = (224, 224)
     fit: Fit = "crop"
-    """``crop`` keeps the aspect and covers ``size / crop_fraction``, ``squash`` resizes to it; the centre is cut out."""
+    """``crop`` keeps the aspect and covers ``size / crop_fraction``, ``squash`` resizes to it; the centre is cut."""
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -325,64 +322,3 @@ def check_resolution(image_size: Size, patch: Size) -> None:
         f"A resolution of {size_text(image_size)} is not a whole number of patches of {size_text(patch)}: "
         f"the nearest sizes are {' and '.join(nearest)}."
     )
-
-
-T = TypeVar("T")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of ours as plain JSON values (tuples become lists)."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
-    return plain
-
-
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configuration") -> T:
-    """Read back what ``to_dict`` wrote.
-
-    Raises:
-        UserError: a field is unknown, missing or of the wrong type; ``where`` names the file.
-    """
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where} should hold a table for {cls.__name__}, not {type(data).__name__}.")
-    fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := set(data) - set(fields):
-        raise UserError(f"{where} has a field {min(unknown, key=str)!r} that this version of Vitrail does not know.")
-    hints = get_type_hints(cls)
-    values = {name: _typed(hints[name], value, f"{where}, field {name!r}") for name, value in data.items()}
-    for name, entry in fields.items():
-        if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where} lacks the field {name!r}.")
-    return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # type: ignore[arg-type]
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _typed(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where} should be a list, not {value!r}.")
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) != len(value):
-            raise UserError(f"{where} should have {len(inner)} entries, not {len(value)}.")
-        return tuple(_typed(kind, item, where) for kind, item in zip(inner, value, strict=True))
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{where} should be one of {', '.join(map(repr, arguments))}, not {value!r}.")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = origin or hint
-    if expected is Any or (isinstance(value, expected) and not (expected is int and isinstance(value, bool))):
-        return value
-    raise UserError(f"{where} should be {expected.__name__}, not {value!r}.")

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitrail.atomic import new_file
-from vitrail.config import HeadConfig, Preprocessing, to_dict
+from vitrail.config import HeadConfig, Preprocessing
 from vitrail.data.batches import batches
 from vitrail.data.read import UnreadableImage, content_hash
 from vitrail.model.heads import Pooling
+from vitrail.record import to_dict
 from vitrail.runtime.forward import Runner
 from vitrail.weights.store import write_tensors
 

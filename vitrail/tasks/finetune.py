@@ -18,22 +18,14 @@ import yaml
 from vitrail import __version__
 from vitrail.atomic import new_folder, refuse_existing
 from vitrail.cache import cache_dir
-from vitrail.config import (
-    FinetuneSettings,
-    HeadConfig,
-    Part,
-    Resampling,
-    Size,
-    parse_size,
-    size_text,
-    to_dict,
-)
+from vitrail.config import FinetuneSettings, HeadConfig, Part, Resampling, Size, parse_size, size_text
 from vitrail.cost import flops, parameters
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import Dataset, Sample, open_dataset, write_split
 from vitrail.errors import UserError
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.evaluate.probe import Probe, fit_probe
+from vitrail.record import to_dict
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitrail.config import ModelCard, from_dict, to_dict
+from vitrail.config import ModelCard
 from vitrail.errors import UserError
+from vitrail.record import from_dict, to_dict
 
 FORMAT = "vitrail-model/1"
 WEIGHT_FILES = (
