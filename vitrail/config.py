@@ -190,6 +190,47 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """How differently a photo is seen each time it is trained on."""
+
+    smallest_crop: float = 0.35
+    """Smallest share of a photo's area that a random crop may take."""
+    flip: float = 0.5
+    operations: int = 2
+    """RandAugment's N: operations on each photo (1909.13719); their strength is ``magnitude``, M / 10."""
+    magnitude: float = 0.5
+    erase: float = 0.1
+    """Chance that a rectangle is erased (1708.04896)."""
+    mixup: float = 0.2
+    """Beta parameter of mixup (1710.09412); 0: none."""
+    cutmix: float = 1.0
+    """Beta parameter of cutmix (1905.04899); 0: none."""
+    mixing: float = 0.5
+    """Chance that a batch is mixed, by mixup or cutmix, each as likely."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is optimised: the same for every model and objective."""
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    """At its highest, of AdamW."""
+    weight_decay: float = 0.05
+    """Of matrices and kernels; norms, biases, tokens and positions have none."""
+    layer_decay: float = 0.75
+    """Each layer's rate is that of the one above times this (BEiT, 2106.08254)."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises, before it falls along a cosine to 0."""
+    clip: float = 1.0
+    """Largest norm of all gradients together."""
+    average: float = 0.05
+    """The weights that count are an exponential average over this share of the steps."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class FinetuneSettings:
     """What a fine-tuning run was asked to do: the ``config.yaml`` of a run folder."""
 
@@ -270,7 +311,7 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
     )
 
 
-MOST_NAMES = 20
+MOST_NAMES = 24
 """How many known names a sentence lists when none is near."""
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
 
 from vitrail.config import Preprocessing
+from vitrail.data.ahead import ahead
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import UnreadableImage, read_image
 
@@ -45,20 +44,12 @@ def batches(
         batch_size: how many paths a batch covers; the last may have fewer.
         threads: how many decode at once; by default one for each processor this process may use, up to 8.
     """
-    remaining = (Path(path) for path in paths)
-    pool = ThreadPoolExecutor(threads or min(_processors(), 8), thread_name_prefix="vitrail-read")
-    ahead: deque[tuple[Path, Future[torch.Tensor | str]]] = deque()
-    start = 0
-    try:
-        while True:
-            wanted = 2 * batch_size - len(ahead)
-            ahead.extend((path, pool.submit(_load, path, how)) for path in islice(remaining, wanted))
-            if not ahead:
+    loaded = ahead(paths, lambda path: (Path(path), _load(Path(path), how)), 2 * batch_size, threads)
+    with closing(loaded):
+        for start in count(0, batch_size):
+            if not (taken := list(islice(loaded, batch_size))):
                 return
-            yield _collect([ahead.popleft() for _ in range(min(batch_size, len(ahead)))], start, how)
-            start += batch_size
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            yield _collect(taken, start, how)
 
 
 def _load(path: Path, how: Preprocessing) -> torch.Tensor | str:
@@ -69,20 +60,9 @@ def _load(path: Path, how: Preprocessing) -> torch.Tensor | str:
         return error.reason
 
 
-def _collect(loaded: list[tuple[Path, Future[torch.Tensor | str]]], start: int, how: Preprocessing) -> Batch:
-    index: list[int] = []
-    tensors: list[torch.Tensor] = []
-    failures: list[tuple[int, str]] = []
-    for position, (_, future) in enumerate(loaded, start):
-        result = future.result()
-        if isinstance(result, str):
-            failures.append((position, result))
-        else:
-            index.append(position)
-            tensors.append(result)
+def _collect(loaded: list[tuple[Path, torch.Tensor | str]], start: int, how: Preprocessing) -> Batch:
+    read = [(position, result) for position, (_, result) in enumerate(loaded, start) if not isinstance(result, str)]
+    failures = [(position, result) for position, (_, result) in enumerate(loaded, start) if isinstance(result, str)]
+    tensors = [tensor for _, tensor in read]
     images = torch.stack(tensors) if tensors else torch.empty(0, len(how.mean), *how.size)
-    return Batch(start, [path for path, _ in loaded], index, images, failures)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Batch(start, [path for path, _ in loaded], [position for position, _ in read], images, failures)

@@ -1,0 +1,31 @@
+"""Which sample comes when: pure functions of (seed, epoch, step), so that a step can be had without those before it."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+
+Purpose = Literal["order", "view", "step"]
+
+
+def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:
+    """The random numbers that belong to one place, such as (epoch, sample): the same however one got there."""
+    return np.random.default_rng([seed, get_args(Purpose).index(purpose), *place])
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Batches that cover all samples once."""
+    return -(-samples // batch_size)
+
+
+def batch_at(step: int, samples: int, batch_size: int, seed: int) -> tuple[int, list[int]]:
+    """The epoch that ``step`` falls in, and the samples of its batch.
+
+    Every epoch is another permutation of all samples, dealt to batches whose sizes differ by one at most.
+    """
+    steps = steps_per_epoch(samples, batch_size)
+    epoch, place = divmod(step, steps)
+    order = generator(seed, "order", epoch).permutation(samples)
+    return epoch, [int(index) for index in np.array_split(order, steps)[place]]

@@ -1,0 +1,27 @@
+"""An exponential average of the weights while they are trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Follows a model's trained parameters; short at first, so that the start is forgotten."""
+
+    def __init__(self, model: nn.Module, horizon: float) -> None:
+        """``horizon``: over about how many steps to average; below 1, the weights themselves."""
+        self.decay = max(0.0, 1.0 - 1.0 / max(horizon, 1.0))
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after ``step`` steps (counted from 1)."""
+        decay = min(self.decay, (step - 1) / (step + 9))
+        for name, parameter in model.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(parameter.detach(), 1.0 - decay)
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's state dict with the averages in place."""
+        return {**model.state_dict(), **self.weights}
