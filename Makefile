@@ -18,7 +18,7 @@ DEMO := runs/demo
 
 demo: .venv/.demo
 	rm -rf $(DEMO)
-	$(BIN)/vitrail finetune mnist-5k --weights saliency-s14 --resolution 112 --out $(DEMO)
+	$(BIN)/vitrail finetune mnist-5k --weights saliency-s14 --method probe --resolution 112 --out $(DEMO)
 	$(BIN)/python -c 'from vitrail.data.builtin import materialise; \
 	    print(*sorted(materialise("mnist-5k").glob("val/*/*.png"))[::125], sep="\0", end="")' | \
 	    xargs -0 $(BIN)/vitrail predict $(DEMO)

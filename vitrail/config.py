@@ -230,6 +230,9 @@ class TrainSettings:
     seed: int = 0
 
 
+METHODS = ("auto", "probe", "full")
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """What a fine-tuning run was asked to do: the ``config.yaml`` of a run folder."""
@@ -238,7 +241,10 @@ class FinetuneSettings:
     weights: str = "dinov2-small"
     architecture: str | None = None
     """What a bare state dict is, or which random model ``none`` means."""
-    method: Literal["probe"] = "probe"
+    method: str = "auto"
+    """``probe``, ``full``, ``layers:K`` (the top K blocks), or ``auto``: probe or full, whichever suits."""
+    epochs: int | None = None
+    """How often each photo is trained on; None: by their number. Not for a probe."""
     resolution: Size | None = None
     """Height and width in pixels; None: what the weights are fed by default."""
     resampling: Resampling = "bicubic-corner"
@@ -250,8 +256,14 @@ class FinetuneSettings:
     device: str | None = None
     max_unreadable: float = 0.1
     """Share of files that may be unreadable before the run stops."""
+    tuning: dict[str, float] = field(default_factory=dict)
+    """Fields of ``TrainSettings`` and ``Augmentation`` to depart in from the usual."""
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS and not re.fullmatch(r"layers:[1-9]\d*", self.method):
+            raise UserError(f"There is no method {self.method!r}{suggestion(self.method, [*METHODS, 'layers:4'])}.")
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"epochs must be at least 1, not {self.epochs}.")
         if not 0.0 < self.val_fraction < 1.0:
             raise UserError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}.")
         if self.batch_size < 1:

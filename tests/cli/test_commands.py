@@ -27,7 +27,7 @@ class Said:
 
 
 Type = Callable[..., Said]
-TOY = ("--weights", "none", "--architecture", "ViT-Ti/16", "--resolution", "32")
+TOY = ("--weights", "none", "--architecture", "ViT-Ti/16", "--resolution", "32", "--method", "probe")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def run(data: Path) -> Path:
     out = data.parent / "run"
     from vitrail.tasks.finetune import finetune
 
-    finetune(data, out, weights="none", architecture="ViT-Ti/16", resolution=32, quiet=True)
+    finetune(data, out, weights="none", architecture="ViT-Ti/16", method="probe", resolution=32, quiet=True)
     return out
 
 

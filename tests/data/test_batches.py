@@ -68,7 +68,7 @@ def test_look_ahead_is_bounded(paths: list[Path]) -> None:
     stream = batches(endless(paths[0], asked), HOW, batch_size=3, threads=2)
     for number in range(1, 5):
         next(stream)
-        assert len(asked) == 3 * (number + 1)
+        assert 3 * number < len(asked) <= 3 * (number + 1)
     stream.close()  # type: ignore[attr-defined]
     assert not readers()
 

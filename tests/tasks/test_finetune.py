@@ -19,7 +19,13 @@ from vitrail.errors import UserError
 from vitrail.tasks import features
 from vitrail.tasks.finetune import Finetuned
 
-TOY: dict[str, Any] = {"weights": "none", "architecture": "ViT-Ti/16", "resolution": 32, "quiet": True}
+TOY: dict[str, Any] = {
+    "weights": "none",
+    "architecture": "ViT-Ti/16",
+    "method": "probe",
+    "resolution": 32,
+    "quiet": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +207,50 @@ def test_another_resolution_of_a_run(run: Finetuned, photos: Path) -> None:
     assert larger.card.architecture.grid == (3, 2)
     assert larger.report.of("resampled")[0].note == "2x2 -> 3x2 (bicubic-corner)"
     assert larger.predict(photos / "val" / "red" / "8.png")[0].labels[0][0] == "red"
+
+
+def test_full_fine_tuning_goes_on_from_the_probe_and_repeats_itself(photos: Path, tmp_path: Path) -> None:
+    options = {**TOY, "method": "full", "epochs": 2, "batch_size": 8, "tuning": {"learning_rate": 1e-4, "mixup": 0}}
+    first = vitrail.finetune(photos, tmp_path / "first", **options)
+    assert first.method == "full"
+    assert first.trained is not None
+    assert [line["epoch"] for line in first.trained.epochs] == [1, 2]
+    assert {"loss", "train_accuracy", "val_accuracy", "lr", "images_per_second"} <= set(first.trained.epochs[-1])
+    about = yaml.safe_load((first.folder / "config.yaml").read_text())
+    assert (about["training"]["steps"], about["training"]["learning_rate"]) == (6, 1e-4)
+    assert about["augmentation"]["mixup"] == 0
+    probed = vitrail.finetune(photos, tmp_path / "probed", **TOY)
+    again = vitrail.finetune(photos, tmp_path / "again", **options)
+    tensors = [vitrail.load(run.folder).model.state_dict() for run in (first, again, probed)]
+    for name, tensor in tensors[0].items():
+        assert torch.equal(tensor, tensors[1][name]), name
+        assert not torch.equal(tensor, tensors[2][name]), name
+    assert vitrail.load(first.folder).evaluate(photos / "val").evaluation.top1 == first.evaluation.top1
+
+
+def test_the_top_layers_alone(photos: Path, tmp_path: Path) -> None:
+    options = {**TOY, "epochs": 1, "batch_size": 8}
+    run = vitrail.finetune(photos, tmp_path / "top", **{**options, "method": "layers:2"})
+    probed = vitrail.finetune(photos, tmp_path / "probed", **TOY)
+    tensors, start = (vitrail.load(each.folder).model.state_dict() for each in (run, probed))
+    for name, tensor in tensors.items():
+        trained = name.startswith(("encoder.blocks.10.", "encoder.blocks.11.", "norm.", "classifier."))
+        assert torch.equal(tensor, start[name]) != trained, name
+    assert json.loads((run.folder / "model" / "config.json").read_text())["provenance"]["finetuned"] == "layers:2"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "ful"}, "There is no method 'ful'; the nearest is full"),
+        ({"method": "layers:13"}, "The model has 12 layers, so layers:13 is too many"),
+        ({"method": "layers:0"}, "There is no method 'layers:0'"),
+        ({"tuning": {"mixxup": 0.2}}, "There is no setting 'mixxup'; the nearest is mixup"),
+        ({"tuning": {"operations": 1.5}}, "field 'operations' should be int"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_sentences(photos: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        vitrail.finetune(photos, tmp_path / "out", **{**TOY, **options})
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def ahead(
     items: Iterable[Item], function: Callable[[Item], Result], depth: int, threads: int | None = None
 ) -> Generator[Result, None, None]:
-    """Yield ``function(item)`` for each item, in order; of ``items``, which may be endless, at most ``depth`` at a time.
+    """Yield ``function(item)`` for each item, in order; at most ``depth`` of them, which may be endless, at a time.
 
     However the loop over this generator ends (a break, an exception, Ctrl-C), the threads have ended
     when it has. What ``function`` raises is raised here.

@@ -44,7 +44,7 @@ def batches(
         batch_size: how many paths a batch covers; the last may have fewer.
         threads: how many decode at once; by default one for each processor this process may use, up to 8.
     """
-    loaded = ahead(paths, lambda path: (Path(path), _load(Path(path), how)), 2 * batch_size, threads)
+    loaded = ahead(paths, lambda path: (Path(path), _load(Path(path), how)), batch_size, threads)
     with closing(loaded):
         for start in count(0, batch_size):
             if not (taken := list(islice(loaded, batch_size))):

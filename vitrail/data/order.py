@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-
 Purpose = Literal["order", "view", "step"]
 
 

@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D/K)) v for (B, K, N, D/K) each, never holding N x N numbers.
+
+    On a CPU PyTorch's backward pass of it is several times slower in bfloat16 than in float32
+    (benchmarks/training_step.py), so there it is trained in float32, whatever surrounds it.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """MSA of ViT's equation 2 and appendix A: softmax(q k^T / sqrt(D/K)) v in each of K heads.
 
@@ -34,7 +46,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(B, N, 3, self.heads, D // self.heads)  # (B, N, 3, K, D/K)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, K, N, D/K)
         if observe is None:
-            mixed = F.scaled_dot_product_attention(q, k, v)  # (B, K, N, D/K)
+            mixed = fused(q, k, v)  # (B, K, N, D/K)
         else:
             weights = torch.softmax(q @ k.transpose(-2, -1) * (D // self.heads) ** -0.5, dim=-1)
             observe(weights)

@@ -61,6 +61,13 @@ class VisionTransformer(nn.Module):
         z: Tensor = self.norm(self.encode(images, 1, trace)[0])[:, len(self.config.tokens) :]  # (B, h w, D)
         return z.transpose(1, 2).reshape(len(z), -1, *self.config.grid)
 
+    def depth(self, parameter: str) -> int:
+        """The layer a parameter's name belongs to: 0 before the encoder, 1 to L its blocks, L + 1 after it."""
+        parts = parameter.split(".")
+        if parts[0] == "encoder":
+            return int(parts[2]) + 1
+        return self.config.encoder.layers + 1 if parts[0] in ("norm", "classifier") else 0
+
     def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
 

@@ -39,15 +39,14 @@ class Supervised(Objective[nn.Module]):
         return loss, int((logits.argmax(dim=-1) == main).sum())
 
 
-def _mixed(
-    images: Tensor, partner: Tensor, policy: Augmentation, chance: np.random.Generator
-) -> tuple[Tensor, float]:
+def _mixed(images: Tensor, partner: Tensor, policy: Augmentation, chance: np.random.Generator) -> tuple[Tensor, float]:
     """Images blended with, or patched from, their partners (B, C, H, W), and the share that is still their own."""
     kinds = [kind for kind, alpha in (("mixup", policy.mixup), ("cutmix", policy.cutmix)) if alpha > 0]
     if not kinds or chance.random() >= policy.mixing:
         return images, 1.0
     kind = kinds[int(chance.integers(len(kinds)))]
-    own = float(chance.beta(*[policy.mixup if kind == "mixup" else policy.cutmix] * 2))
+    alpha = policy.mixup if kind == "mixup" else policy.cutmix
+    own = float(chance.beta(alpha, alpha))
     if kind == "mixup":
         return own * images + (1.0 - own) * images[partner], own
     height, width = images.shape[2:]

@@ -88,6 +88,17 @@ class Show:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
+    @contextmanager
+    def training(self, steps: int) -> Iterator[Callable[[int, float, float, float], None]]:
+        """A bar for training; yields what to call with steps done, mean loss, accuracy and images a second."""
+        numbers = "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[rate]:.1f} img/s"
+        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn(numbers), TextColumn("ETA"))
+        with Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
+            task = bar.add_task("", total=steps, loss=float("nan"), accuracy=0.0, rate=0.0)
+            yield lambda done, loss, accuracy, rate: bar.update(
+                task, completed=done, loss=loss, accuracy=accuracy, rate=rate
+            )
+
 
 def duration(seconds: float) -> str:
     """``45 s``, ``3.5 min`` or ``2.1 h``."""

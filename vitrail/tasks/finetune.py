@@ -1,69 +1,45 @@
-"""Labelled pictures in, a classifier out: a regularised linear probe on a pretrained model's features."""
+"""Labelled pictures in, a classifier out: a linear probe of a pretrained model, and training from there."""
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from vitrail import __version__
-from vitrail.atomic import new_folder, refuse_existing
+from vitrail.atomic import refuse_existing
 from vitrail.cache import cache_dir
-from vitrail.config import FinetuneSettings, HeadConfig, Part, Resampling, Size, parse_size, size_text
+from vitrail.config import (
+    FinetuneSettings,
+    HeadConfig,
+    Part,
+    Resampling,
+    Size,
+    TrainSettings,
+    parse_size,
+    size_text,
+)
 from vitrail.cost import flops, parameters
 from vitrail.data.read import UnreadableImage
-from vitrail.data.sources import Dataset, Sample, open_dataset, write_split
+from vitrail.data.sources import Dataset, Sample, open_dataset
 from vitrail.errors import UserError
-from vitrail.evaluate.metrics import Evaluation, evaluate_logits
+from vitrail.evaluate.metrics import evaluate_logits
 from vitrail.evaluate.probe import Probe, fit_probe
-from vitrail.record import to_dict
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract
+from vitrail.tasks.run_folder import Finetuned, write_run
+from vitrail.tasks.training import Trained, choose_method, classify, lowest_trained, train_classifier, tune
 from vitrail.weights.load import Loaded, load_weights
 from vitrail.weights.report import Fate, LoadReport
-from vitrail.weights.store import write_model
 
 PROBED_LAYERS = 4
 """How many of the last blocks the probe may choose from, as in DINOv2's linear evaluation."""
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """What a run gave."""
-
-    folder: Path
-    evaluation: Evaluation
-    """On the held-out pictures."""
-    probe: Probe
-    minutes: float
-    images_per_second: float | None
-    """Pictures read and run through the model a second; None: all features were in the cache."""
-    trained_on: int
-    unreadable: list[tuple[Path, str]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "folder": str(self.folder),
-            **self.evaluation.to_dict(),
-            "trained_on": self.trained_on,
-            "layers": self.probe.layers,
-            "parts": list(self.probe.parts),
-            "strength": self.probe.strength,
-            "minutes": self.minutes,
-            "images_per_second": self.images_per_second,
-            "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
-        }
 
 
 def finetune(
@@ -72,6 +48,8 @@ def finetune(
     *,
     weights: str | Path = "dinov2-small",
     architecture: str | None = None,
+    method: str = "auto",
+    epochs: int | None = None,
     resolution: int | str | Size | None = None,
     resampling: Resampling = "bicubic-corner",
     val_fraction: float = 0.2,
@@ -79,19 +57,22 @@ def finetune(
     batch_size: int = 32,
     device: str | None = None,
     max_unreadable: float = 0.1,
+    tuning: Mapping[str, float] | None = None,
     quiet: bool = False,
 ) -> Finetuned:
     """Train a classifier of labelled pictures and write it to a run folder.
 
-    The pretrained model stays as it is; its features of every picture are computed once and kept in
-    the cache; a regularised logistic regression on them, as many layers and as strong a
-    regularisation as cross-validation favours, becomes the model's head.
+    The pretrained model's features of every picture are computed once and kept in the cache; a
+    regularised logistic regression on them, as many layers and as strong a regularisation as
+    cross-validation favours, becomes the model's head. ``full`` and ``layers:K`` then train the
+    model itself from there (probing first keeps the features from being spoilt by a random head,
+    Kumar et al., 2202.10054).
 
     Args:
         data: a folder of {train,val}/<class>/ or <class>/, a CSV with path,label, or a built-in set.
         out: the run folder to make.
-        weights, architecture, resolution, resampling, val_fraction, seed, batch_size, device,
-        max_unreadable: see ``FinetuneSettings``.
+        weights, architecture, method, epochs, resolution, resampling, val_fraction, seed, batch_size,
+        device, max_unreadable, tuning: see ``FinetuneSettings``.
         quiet: show nothing while working.
 
     Raises:
@@ -101,48 +82,89 @@ def finetune(
     start = time.perf_counter()
     size = None if resolution is None else parse_size(resolution)
     settings = FinetuneSettings(
-        str(data), str(weights), architecture, "probe", size, resampling,
-        val_fraction, seed, batch_size, device, max_unreadable,
-    )  # fmt: skip
+        data=str(data),
+        weights=str(weights),
+        architecture=architecture,
+        method=method,
+        epochs=epochs,
+        resolution=size,
+        resampling=resampling,
+        val_fraction=val_fraction,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        max_unreadable=max_unreadable,
+        tuning=dict(tuning or {}),
+    )
+    tune(TrainSettings(1), settings.tuning)  # a wrong name should not wait for the features
     show, folder = Show(quiet), Path(out)
     refuse_existing(folder)
     dataset = open_dataset(data, val_fraction, seed)
     with download_progress(show, settings.weights) as progress:
         loaded = load_weights(
-            settings.weights, image_size=size, resampling=resampling, architecture=architecture, classes=(),
+            settings.weights,
+            image_size=size,
+            resampling=resampling,
+            architecture=architecture,
+            classes=(),
             progress=progress,
-        )  # fmt: skip
+        )
     classifier = Classifier(loaded, device)
-    pooling = _probe_head(classifier)
-    samples = [*dataset.train, *dataset.val]
+    if settings.method.startswith("layers:"):
+        lowest_trained(settings.method, classifier.card.architecture.encoder.layers)
     try:
-        digests = content_hashes(sample.path for sample in samples)
-        _plan(show, dataset, classifier, settings)
-        _warn_of_twins(show, dataset, digests)
-        extracted = _features(show, classifier, samples, digests, pooling, settings)
-        _check_readable(show, dataset, samples, extracted, settings)
-        labels = np.array([samples[position].label for position in extracted.kept])
-        training = np.array([position < len(dataset.train) for position in extracted.kept])
-        with show.progress("Cross-validating the probe", unit="fit") as advance:
-            probe = fit_probe(extracted.features[training], labels[training], pooling.parts, seed, advance)
+        result, loaded = _work(show, settings, dataset, classifier, loaded, folder)
     except KeyboardInterrupt:
         show.say("Stopped. Nothing was written; the features computed so far are kept, so the same command goes on.")
         raise
-    logits = probe.logits(extracted.features[~training])
-    evaluation = evaluate_logits(logits, labels[~training], dataset.classes)
-    loaded = _with_head(classifier, loaded, probe, dataset)
-    result = Finetuned(
-        folder=folder,
-        evaluation=evaluation,
-        probe=probe,
-        minutes=(time.perf_counter() - start) / 60,
-        images_per_second=extracted.computed / extracted.seconds if extracted.computed else None,
-        trained_on=int(training.sum()),
-        unreadable=[(samples[position].path, reason) for position, reason in extracted.failures],
-    )
-    _write(folder, settings, dataset, loaded, result)
+    result = replace(result, minutes=(time.perf_counter() - start) / 60)
+    write_run(folder, settings, dataset, loaded, result)
     _conclude(show, result)
     return result
+
+
+def _work(
+    show: Show, settings: FinetuneSettings, dataset: Dataset, classifier: Classifier, loaded: Loaded, folder: Path
+) -> tuple[Finetuned, Loaded]:
+    """Everything between opening and writing: features, probe, training, judging."""
+    pooling = _probe_head(classifier)
+    samples = [*dataset.train, *dataset.val]
+    digests = content_hashes(sample.path for sample in samples)
+    _plan(show, dataset, classifier)
+    _warn_of_twins(show, dataset, digests)
+    extracted, speed = _features(show, classifier, samples, digests, pooling, settings)
+    _check_readable(show, dataset, samples, extracted, settings)
+    kept = [samples[position] for position in extracted.kept]
+    labels = np.array([sample.label for sample in kept])
+    training = np.array([position < len(dataset.train) for position in extracted.kept])
+    with show.progress("Cross-validating the probe", unit="fit") as advance:
+        probe = fit_probe(extracted.features[training], labels[training], pooling.parts, settings.seed, advance)
+    loaded = _with_head(classifier, loaded, probe, dataset)
+    logits = probe.logits(extracted.features[~training])
+    train = [sample for sample, trained_on in zip(kept, training, strict=True) if trained_on]
+    val = [sample for sample, trained_on in zip(kept, training, strict=True) if not trained_on]
+    method, why = choose_method(settings, len(train), len(dataset.classes), speed)
+    show.say(f"Method {method}: {why}.")
+    trained: Trained | None = None
+    if method != "probe":
+        finetuned = Classifier(loaded, settings.device)
+        trained = train_classifier(show, finetuned.runner, finetuned.card.preprocessing, train, val, method, settings)
+        loaded = _after_training(loaded, trained, method)
+        logits = classify(
+            Classifier(loaded, settings.device).runner, loaded.card.preprocessing, val, settings.batch_size
+        )
+    result = Finetuned(
+        folder=folder,
+        method=method,
+        evaluation=evaluate_logits(logits, labels[~training], dataset.classes),
+        probe=probe,
+        trained=trained,
+        minutes=0.0,
+        images_per_second=extracted.computed / extracted.seconds if extracted.computed else None,
+        trained_on=len(train),
+        unreadable=[(samples[position].path, reason) for position, reason in extracted.failures],
+    )
+    return result, loaded
 
 
 def _probe_head(classifier: Classifier) -> HeadConfig:
@@ -151,7 +173,7 @@ def _probe_head(classifier: Classifier) -> HeadConfig:
     return HeadConfig(parts, layers=min(PROBED_LAYERS, config.encoder.layers), norm=config.head.norm)
 
 
-def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: FinetuneSettings) -> None:
+def _plan(show: Show, dataset: Dataset, classifier: Classifier) -> None:
     """Say what will happen before it does."""
     config, counts = classifier.card.architecture, dataset.counts()
     rows = [[name, str(train), str(val)] for name, (train, val) in counts.items()]
@@ -168,7 +190,6 @@ def _plan(show: Show, dataset: Dataset, classifier: Classifier, settings: Finetu
             ("split", dataset.split),
             ("weights", classifier.report.summary()),
             ("model", f"{size}, {effort}"),
-            ("method", "probe: a linear classifier on the features of the model, which stays as it is"),
         ]
     )
 
@@ -180,18 +201,20 @@ def _features(
     digests: Sequence[str | UnreadableImage],
     pooling: HeadConfig,
     settings: FinetuneSettings,
-) -> Extracted:
+) -> tuple[Extracted, float]:
+    """The features, and the speed of the forward pass measured here, in images a second."""
     how = classifier.card.preprocessing
     cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.runner, how, pooling))
     missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
+    speed = classifier.runner.images_per_second(min(settings.batch_size, len(samples)))
     if missing:
-        speed = classifier.runner.images_per_second(min(settings.batch_size, missing))
         show.say(f"{missing} images to compute at {speed:.1f} a second here: about {duration(missing / speed)}.")
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
     paths = [sample.path for sample in samples]
     with show.progress("Computing features") as advance:
-        return extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
+        found = extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
+    return found, speed
 
 
 def _warn_of_twins(show: Show, dataset: Dataset, digests: Sequence[str | UnreadableImage]) -> None:
@@ -254,24 +277,10 @@ def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Da
     return Loaded(card, tensors, LoadReport(loaded.report.source, tuple(fates)))
 
 
-def _write(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded: Loaded, result: Finetuned) -> None:
-    """Write the run folder, all of it or nothing."""
-    about = {
-        "vitrail": __version__,
-        "torch": str(torch.__version__),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "finetune": to_dict(settings),
-    }
-    events = [{"event": "candidate", **asdict(candidate)} for candidate in result.probe.cross_validation]
-    events += [{"event": "unreadable", "path": str(path), "reason": reason} for path, reason in result.unreadable]
-    events += [{"event": "held-out", **result.to_dict()}]
-    fates = [{"tensor": fate.tensor, "what": fate.what, "note": fate.note} for fate in loaded.report]
-    with new_folder(folder) as beside:
-        write_model(beside / "model", loaded.card, loaded.tensors)
-        (beside / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), "utf-8")
-        (beside / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
-        (beside / "weights.json").write_text(json.dumps(fates, indent=1) + "\n", "utf-8")
-        write_split(dataset, beside)
+def _after_training(loaded: Loaded, trained: Trained, method: str) -> Loaded:
+    """The model with the weights that training gave."""
+    card = replace(loaded.card, provenance={**loaded.card.provenance, "finetuned": method})
+    return Loaded(card, {**loaded.tensors, **trained.tensors}, loaded.report)
 
 
 def _conclude(show: Show, result: Finetuned) -> None:

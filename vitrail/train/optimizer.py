@@ -10,9 +10,7 @@ from torch import nn
 from vitrail.config import TrainSettings
 
 
-def adamw(
-    model: nn.Module, depth: Callable[[str], int], settings: TrainSettings, top: int
-) -> torch.optim.AdamW:
+def adamw(model: nn.Module, depth: Callable[[str], int], settings: TrainSettings, top: int) -> torch.optim.AdamW:
     """AdamW over what requires a gradient, a group for each depth and kind.
 
     Args:

@@ -1,0 +1,30 @@
+"""Which sample comes when."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitrail.data.order import batch_at, generator, steps_per_epoch
+
+
+@given(samples=st.integers(1, 300), batch_size=st.integers(1, 70), seed=st.integers(0, 5), epoch=st.integers(0, 3))
+def test_an_epoch_is_every_sample_once_in_even_batches(samples: int, batch_size: int, seed: int, epoch: int) -> None:
+    steps = steps_per_epoch(samples, batch_size)
+    dealt = [batch_at(epoch * steps + step, samples, batch_size, seed) for step in range(steps)]
+    assert {which for which, _ in dealt} == {epoch}
+    assert Counter(sample for _, batch in dealt for sample in batch) == Counter(range(samples))
+    sizes = [len(batch) for _, batch in dealt]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_epochs_and_seeds_differ_and_places_do_not() -> None:
+    first, second, other = batch_at(0, 50, 50, 0)[1], batch_at(1, 50, 50, 0)[1], batch_at(0, 50, 50, 1)[1]
+    assert first != second
+    assert first != other
+    assert generator(3, "view", 2, 1).random() == generator(3, "view", 2, 1).random()
+    draws = {generator(3, purpose, *place).random() for purpose in ("view", "step") for place in ((2, 1), (1, 2))}
+    assert len(draws) == 4
