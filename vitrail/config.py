@@ -256,6 +256,8 @@ class FinetuneSettings:
     device: str | None = None
     max_unreadable: float = 0.1
     """Share of files that may be unreadable before the run stops."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's curves while training."""
     tuning: dict[str, float] = field(default_factory=dict)
     """Fields of ``TrainSettings`` and ``Augmentation`` to depart in from the usual."""
 

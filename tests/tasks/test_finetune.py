@@ -228,6 +228,17 @@ def test_full_fine_tuning_goes_on_from_the_probe_and_repeats_itself(photos: Path
     assert vitrail.load(first.folder).evaluate(photos / "val").evaluation.top1 == first.evaluation.top1
 
 
+def test_tensorboard_gets_the_curves(photos: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = tmp_path / "board"
+    run = vitrail.finetune(photos, tmp_path / "run", **{**TOY, "method": "layers:1", "epochs": 2, "tensorboard": board})
+    events = accumulator.EventAccumulator(str(board)).Reload()
+    assert run.trained is not None
+    losses = [line["loss"] for line in run.trained.epochs]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert [event.step for event in events.Scalars("val_accuracy")] == [1, 2]
+
+
 def test_the_top_layers_alone(photos: Path, tmp_path: Path) -> None:
     options = {**TOY, "epochs": 1, "batch_size": 8}
     run = vitrail.finetune(photos, tmp_path / "top", **{**options, "method": "layers:2"})

@@ -40,7 +40,7 @@ def finetune(
         ),
     ] = "auto",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often to train on each photo; by default by their number.")
+        int | None, typer.Option(min=1, help="How often each photo is trained on.")
     ] = None,
     resolution: Annotated[
         str | None,
@@ -52,13 +52,14 @@ def finetune(
             metavar="WAY", help=f"How positions are taken to another grid: {', '.join(get_args(Resampling))}."
         ),
     ] = "bicubic-corner",
-    val_fraction: Annotated[float, typer.Option(help="Share of each class held out, if the data have no split.")] = 0.2,
+    val_fraction: Annotated[float, typer.Option(help="Share of each class held out, if not yet split.")] = 0.2,
     seed: Annotated[int, typer.Option(help="The same seed, the same result.")] = 0,
     max_unreadable: Annotated[float, typer.Option(help="Stop if more than this share cannot be read.")] = 0.1,
     tuning: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=NUMBER", help="A training setting, such as learning_rate=5e-5 or mixup=0."),
     ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="A folder for TensorBoard's curves while training.")] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     quiet: Quiet = False,
@@ -85,6 +86,7 @@ def finetune(
         batch_size=batch_size,
         device=device,
         max_unreadable=max_unreadable,
+        tensorboard=tensorboard,
         tuning=_numbers(tuning or []),
         quiet=quiet,
     )

@@ -13,6 +13,7 @@ from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.finetune import finetune
 from vitrail.cli.predict import predict
+from vitrail.cli.report import report
 from vitrail.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (finetune, evaluate, predict, embed):
+for command in (finetune, evaluate, predict, embed, report):
     app.command()(command)
 
 

@@ -57,6 +57,7 @@ def finetune(
     batch_size: int = 32,
     device: str | None = None,
     max_unreadable: float = 0.1,
+    tensorboard: str | Path | None = None,
     tuning: Mapping[str, float] | None = None,
     quiet: bool = False,
 ) -> Finetuned:
@@ -72,7 +73,7 @@ def finetune(
         data: a folder of {train,val}/<class>/ or <class>/, a CSV with path,label, or a built-in set.
         out: the run folder to make.
         weights, architecture, method, epochs, resolution, resampling, val_fraction, seed, batch_size,
-        device, max_unreadable, tuning: see ``FinetuneSettings``.
+        device, max_unreadable, tensorboard, tuning: see ``FinetuneSettings``.
         quiet: show nothing while working.
 
     Raises:
@@ -94,6 +95,7 @@ def finetune(
         batch_size=batch_size,
         device=device,
         max_unreadable=max_unreadable,
+        tensorboard=None if tensorboard is None else str(tensorboard),
         tuning=dict(tuning or {}),
     )
     tune(TrainSettings(1), settings.tuning)  # a wrong name should not wait for the features

@@ -24,6 +24,7 @@ from vitrail.data.sources import Sample
 from vitrail.errors import UserError
 from vitrail.objectives.supervised import Supervised
 from vitrail.record import from_dict, to_dict
+from vitrail.report.board import tensorboard
 from vitrail.report.terminal import Show, duration
 from vitrail.runtime.forward import Runner
 from vitrail.train.loop import train
@@ -153,7 +154,8 @@ def train_classifier(
     def view(sample: int, chance: np.random.Generator) -> Tensor:
         return objective.views(_read(samples[sample].path), chance)
 
-    with show.training(train_settings.steps) as advance:
+    board_folder = None if settings.tensorboard is None else Path(settings.tensorboard)
+    with tensorboard(board_folder) as write, show.training(train_settings.steps) as advance:
         for step, average in train(
             model, objective, view, labels, optimizer, train_settings, runner.device, runner.bf16
         ):
@@ -178,6 +180,7 @@ def train_classifier(
                 line["val_accuracy"] = float((logits.argmax(axis=1) == truth).mean())
                 evaluating += time.perf_counter() - pause
             lines.append(line)
+            write(step.done, {name: value for name, value in line.items() if name not in ("epoch", "step")})
             losses, correct, seen = 0.0, 0, 0
             clock = time.perf_counter()
     seconds = time.perf_counter() - start - evaluating
