@@ -159,7 +159,7 @@ def _facts(run: Run, model: str) -> Iterator[tuple[str, str]]:
     if model:
         yield "model", model
     if size := _size(settings.get("resolution")):
-        yield "resolution", f"{size[0]} × {size[1]} pixels"
+        yield "resolution", f"{size_text(size)} pixels"
     if method := _method(run):
         yield "method", method
     if result and result.trained_on is not None:
