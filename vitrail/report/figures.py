@@ -39,10 +39,9 @@ def whisker(value: float, low: float, high: float, floor: float = 0.0) -> Markup
 
 
 def scale(lowest: float) -> tuple[float, list[float]]:
-    """Where a scale of proportions that shows ``lowest`` starts, and its evenly spaced ticks up to 1."""
-    floor = next(start for start in (0.9, 0.8, 0.6, 0.5, 0.0) if start <= max(lowest, 0.0))
-    steps = 4 if floor in (0.0, 0.6, 0.8) else 5
-    return floor, [floor + (1 - floor) * step / steps for step in range(steps + 1)]
+    """Where a scale of proportions that shows ``lowest`` starts, and its five evenly spaced ticks up to 1."""
+    floor = next(start for start in (0.8, 0.6, 0.2, 0.0) if start <= max(lowest, 0.0))
+    return floor, [floor + (1 - floor) * step / 4 for step in range(5)]
 
 
 def lines(
@@ -68,16 +67,18 @@ def lines(
         return top + (height - top - bottom) * (ticks[-1] - y) / (ticks[-1] - ticks[0])
 
     body = [Markup('<text class="title" x="0" y="14">{}</text>').format(title)]
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + (2e-9 if not as_percent else 2 + 2e-9)))
+    factor = 100 if as_percent else 1
+    step = factor * (ticks[1] - ticks[0])
+    digits = next(digits for digits in range(20) if abs(round(step, digits) - step) < 1e-6 * step)
     for tick in ticks:
-        text = f"{100 * tick:.{digits}f} %" if as_percent else f"{tick:.{digits}f}"
+        text = f"{factor * tick:.{digits}f}{' %' if as_percent else ''}"
         body.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="end" x="{}" y="{}">{}</text>')
             .format(left, width, left - 6, _n(y_at(tick) + 4), text, y=_n(y_at(tick)))
         )  # fmt: skip
     for whole in _whole_ticks(first, last):
         body.append(
-            Markup('<text class="middle" x="{}" y="{}">{}</text>').format(_n(x_at(whole)), height - bottom + 16, whole)
+            Markup('<text class="middle" x="{}" y="{}">{}</text>').format(_n(x_at(whole)), height - bottom + 18, whole)
         )
     body.append(Markup('<text class="middle" x="{}" y="{}">{}</text>').format((left + width) // 2, height - 4, x_name))
     legend = 0
@@ -121,19 +122,21 @@ def heat_map(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Markup
             ).format(NAMES - 6, middle + 4, middle + 4, NAMES - 6, short=shortened(name), name=name)
         )
         for column, count in enumerate(counts):
-            share = count / total if total else 0.0
-            x, right = NAMES + column * CELL, row == column
-            # Errors are few: the square root lets one in a hundred be seen.
-            strength = share if right else math.sqrt(share)
+            right = row == column
             if not count and not right:
                 continue
+            share = count / total if total else 0.0
+            # Errors are few: the square root lets one in a hundred be seen.
+            strength = share if right else math.sqrt(share)
+            text = "middle on" if strength > 0.75 else "middle mid" if strength > 0.58 else "middle"
+            x = NAMES + column * CELL
             body.append(
                 Markup(
                     '<g><title>{} taken for {}: {} of {}</title><rect class="{}" x="{}" y="{}" width="{side}" '
-                    'height="{side}" rx="2" fill-opacity="{:.3f}"/><text class="middle{}" x="{}" y="{}">{}</text></g>'
+                    'height="{side}" rx="2" fill-opacity="{:.3f}"/><text class="{}" x="{}" y="{}">{}</text></g>'
                 ).format(
                     name, names[column], count, total, "right" if right else "wrong", x + 1, y + 1, strength,
-                    " on" if strength > 0.55 else "", x + CELL / 2, y + CELL / 2 + 4, _brief(count), side=CELL - 2,
+                    text, x + CELL / 2, middle + 4, _brief(count), side=CELL - 2,
                 )
             )  # fmt: skip
     whole = NAMES + side
@@ -151,7 +154,7 @@ def reliability(confidence: Array, correct: Array, title: str, bins: int = 15) -
         confidence: (n,) in [0, 1]; correct: (n,) booleans; bins: of equal width over [0, 1], as in
             ``calibration_error``.
     """
-    width, height, left, top, side, strip = 330, 370, 46, 26, 270, 34
+    width, height, left, top, side, strip = 340, 370, 46, 26, 270, 34
     which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     counts = np.bincount(which, minlength=bins)
     right = np.bincount(which, weights=correct, minlength=bins)
@@ -192,7 +195,7 @@ def reliability(confidence: Array, correct: Array, title: str, bins: int = 15) -
     return _svg("plot", width, height, label, body)
 
 
-def shortened(name: str, room: int = 17) -> str:
+def shortened(name: str, room: int = 16) -> str:
     """At most ``room`` letters' width of a name; letters of East Asia count twice."""
     width = 0
     for position, letter in enumerate(name):
@@ -223,7 +226,7 @@ def _whole_ticks(first: float, last: float, most: int = 8) -> range:
     step = 1
     while (last - first) / step > most:
         step = {1: 2, 2: 5, 5: 10}.get(step, step * 2)
-    return range(math.ceil(first), math.floor(last) + 1, step)
+    return range(math.ceil(first / step) * step, math.floor(last) + 1, step)
 
 
 def _brief(count: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -120,7 +120,7 @@ def render(run: Run, album: Album, model: str = "") -> str:
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "interval": interval, "n": "{:,}".format, "count": _count}
+    environment.filters |= {"percent": _kept(percent), "interval": _kept(interval), "n": "{:,}".format, "count": _count}
     folder, counts = str(run.folder.absolute()), list(zip(*run.counts.values(), strict=True)) or [(0,), (0,)]
     return environment.get_template("page.html.j2").render(
         run=run,
@@ -277,6 +277,11 @@ def _word(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={number}" for key, number in value.items())
     return str(value)
+
+
+def _kept(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same text with percent signs that stay with their numbers."""
+    return lambda value: text(value).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _count(number: int, thing: str) -> str:

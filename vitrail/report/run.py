@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -152,7 +152,8 @@ class Run:
 
     def shown(self, path: str) -> str:
         """A photo's path below ``root``."""
-        return path[len(self.root) :].lstrip("/\\") if self.root and path.startswith(self.root) else path
+        inside = bool(self.root) and PurePath(path).is_relative_to(self.root)
+        return str(PurePath(path).relative_to(self.root)) if inside else path
 
 
 def read_run(folder: Path) -> Run:

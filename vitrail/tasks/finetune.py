@@ -214,7 +214,7 @@ def _features(
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
     paths = [sample.path for sample in samples]
-    with show.progress("Computing features") as advance:
+    with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
         found = extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
     return found, speed
 

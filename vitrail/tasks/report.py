@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from vitrail.report.run import Predicted, Run, read_run
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import Classifier, load
 
+T = TypeVar("T")
+
 SIDE = 224
 """Pixels of the longer side of a photo with attention over it; photos for themselves are smaller."""
 SMALL = 192
@@ -41,22 +45,21 @@ def write_report(folder: Path, show: Show) -> Path:
     """
     run = read_run(folder)
     classifier, why_not = _classifier(run)
-    wrong, doubtful, alike = mistakes(run), run.suspects, pairs(run)
-    wrong, doubtful, alike = wrong[:MOST_PICTURES], doubtful[:MOST_PICTURES], alike[:MOST_PICTURES]
-    total = len(wrong) + len(doubtful) + 2 * len(alike)
-    album = Album([], [], [], why_not)
+    wrong, doubtful, alike = mistakes(run)[:MOST_PICTURES], run.suspects[:MOST_PICTURES], pairs(run)[:MOST_PICTURES]
+    total, done = len(wrong) + len(doubtful) + 2 * len(alike) + 1, count(1)
     with show.progress("Writing the report") as advance:
-        for mistaken in wrong:
-            album.mistakes.append(_mistake(run, classifier, mistaken, attending=not why_not))
-            advance(len(album.mistakes), total)
-        for suspect in doubtful:
-            album.suspects.append((suspect, _thumbnail(run, suspect.path)))
-            advance(len(wrong) + len(album.suspects), total)
-        for pair in alike:
-            album.pairs.append((pair, _thumbnail(run, pair.path_a), _thumbnail(run, pair.path_b)))
-            advance(len(wrong) + len(doubtful) + 2 * len(album.pairs), total)
-        advance(total, total)
-    page = render(run, album, "" if classifier is None else _described(classifier))
+
+        def told(picture: T) -> T:
+            advance(next(done), total)
+            return picture
+
+        album = Album(
+            [told(_mistake(run, classifier, row, attending=not why_not)) for row in wrong],
+            [(row, told(_thumbnail(run, row.path))) for row in doubtful],
+            [(row, told(_thumbnail(run, row.path_a)), told(_thumbnail(run, row.path_b))) for row in alike],
+            why_not,
+        )
+        page = told(render(run, album, "" if classifier is None else _described(classifier)))
     path = Path(folder) / "report.html"
     with new_file(path) as beside:
         beside.write_bytes(page.encode("utf-8", "replace"))  # half a surrogate pair has no place in UTF-8
@@ -81,6 +84,14 @@ def class_attention(classifier: Classifier, image: Tensor) -> np.ndarray:
         classifier.model.encode(image[None].to(classifier.runner.device), 1, trace)
     row = seen[0][0, :, config.tokens.index("class"), len(config.tokens) :]  # (K, h w)
     return row.float().mean(dim=0).reshape(config.grid).cpu().numpy()
+
+
+def as_shown(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """What preprocessing keeps of a picture, at a size for people: the same crop at another resolution."""
+    factor = SIDE / max(how.size)
+    size: Size = (max(1, round(how.size[0] * factor)), max(1, round(how.size[1] * factor)))
+    pixels = preprocess(image, how.at(size)).numpy().transpose(1, 2, 0)  # (H, W, C)
+    return Image.fromarray(np.clip((pixels * how.std + how.mean) * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
 def overlay(picture: Image.Image, attention: np.ndarray) -> Image.Image:
@@ -123,20 +134,12 @@ def _mistake(run: Run, classifier: Classifier | None, row: Predicted, attending:
     except UnreadableImage as error:
         return Mistake(row, Photo(run.shown(row.path), reason=error.reason), None)
     how = classifier.card.preprocessing
-    picture = _as_shown(image, how)
+    picture = as_shown(image, how)
     photo = Photo(run.shown(row.path), _uri(picture))
     if not attending:
         return Mistake(row, photo, None)
     over = overlay(picture, class_attention(classifier, preprocess(image, how)))
     return Mistake(row, photo, Photo(photo.path, _uri(over)))
-
-
-def _as_shown(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """What preprocessing keeps of a picture, at a size for people: the same crop at another resolution."""
-    factor = SIDE / max(how.size)
-    size: Size = (max(1, round(how.size[0] * factor)), max(1, round(how.size[1] * factor)))
-    pixels = preprocess(image, how.at(size)).numpy().transpose(1, 2, 0)  # (H, W, C)
-    return Image.fromarray(np.clip((pixels * how.std + how.mean) * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
 def _thumbnail(run: Run, path: str) -> Photo:
