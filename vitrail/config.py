@@ -174,6 +174,8 @@ class ModelCard:
     architecture: ViTConfig
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
+    temperature: float = 1.0
+    """Logits are divided by it for probabilities (1706.04599, section 4.2); 1: as they are."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights came from: source, dialect, revision or hash, what was done since."""
 
@@ -182,6 +184,8 @@ class ModelCard:
             raise UserError(
                 f"{len(self.class_names)} class names for {self.architecture.head.classes} logits: they must match."
             )
+        if not self.temperature > 0:
+            raise UserError(f"The temperature must be above 0, not {self.temperature}.")
         if self.preprocessing.size != self.architecture.image_size:
             raise UserError(
                 f"The preprocessing makes images of {size_text(self.preprocessing.size)}, the model takes "

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from vitrail.config import Part
 from vitrail.errors import UserError
 from vitrail.evaluate import probe as module
-from vitrail.evaluate.probe import Probe, fit_logistic, fit_probe
+from vitrail.evaluate.probe import Probe, fit_logistic, fit_probe, out_of_fold
 
 BOTH: tuple[Part, ...] = ("class", "mean")
 
@@ -216,3 +216,24 @@ def test_a_probe_is_a_value() -> None:
     with pytest.raises(AttributeError):
         fitted.layers = 2  # type: ignore[misc]
     assert replace(fitted, strength=1.0).layers == fitted.layers
+
+
+def test_out_of_fold_is_the_probes_own_where_it_has_them() -> None:
+    features, labels = planted(signal=0.7)
+    fitted = fit_probe(features, labels, BOTH)
+    assert out_of_fold(features, labels, fitted) is fitted.out_of_fold
+    again = out_of_fold(features, labels, replace(fitted, out_of_fold=None))
+    assert np.abs(again - fitted.out_of_fold).max() < 0.05  # the same fits, reached from another start
+
+
+def test_out_of_fold_beyond_the_limit_has_not_seen_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = planted(n=300, width=100, signal=0.0)  # noise, which a fit would learn by heart
+    monkeypatch.setattr(module, "LIMIT", 100)
+    fitted = replace(fit_probe(features, labels, BOTH), strength=1e-5)
+    found = out_of_fold(features, labels, fitted)
+    assert found.shape == (300, 4)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert abs((found.argmax(axis=1) == labels).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 300)
+    informative, labels = planted(n=300, signal=2.0)
+    sharp = out_of_fold(informative, labels, fit_probe(informative, labels, BOTH))
+    assert (sharp.argmax(axis=1) == labels).mean() > 0.8

@@ -37,7 +37,8 @@ def test_a_run_learns_colours_and_describes_itself(run: Finetuned, photos: Path)
     assert run.evaluation.top1 == 1.0
     assert run.trained_on == 24
     names = {path.name for path in run.folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "model", "split.csv", "weights.json"}
+    tables = {"predictions.csv", "suspects.csv", "near_duplicates.csv", "split.csv"}
+    assert names == {"config.yaml", "metrics.jsonl", "model", "report.html", "weights.json"} | tables
     asked = yaml.safe_load((run.folder / "config.yaml").read_text())["finetune"]
     assert asked["weights"] == "none"
     assert asked["resolution"] == [32, 32]

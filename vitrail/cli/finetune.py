@@ -39,9 +39,7 @@ def finetune(
             "top K layers; auto: probe or full, as the photos and this machine suggest."
         ),
     ] = "auto",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each photo is trained on.")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How often each photo is trained on.")] = None,
     resolution: Annotated[
         str | None,
         typer.Option(help="Pixels, 224 or 224x168 (height x width); by default the weights' usual."),

@@ -37,7 +37,7 @@ def predict(
     paths = iter_images(pictures)
     classifier = task.load(model, device=device, quiet=quiet)
     classes = classifier.classes()
-    found = predictions(classifier.runner, classifier.card.preprocessing, classes, paths, top, batch_size)
+    found = predictions(classifier.runner, classifier.card, classes, paths, top, batch_size)
     write = _write_json if as_json else _write_csv if as_csv else _write_table
     if write(found, min(top, len(classes))):
         raise typer.Exit(1)

@@ -15,9 +15,13 @@ import scipy.special
 import scipy.stats
 
 from vitrail.errors import UserError
+from vitrail.evaluate.calibration import bin_of
 
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]
+
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
+"""Shares of the photos that ``Evaluation.abstention`` answers."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,17 @@ class ClassAccuracy:
     accuracy: float | None
     """None when there is no image of the class."""
     interval: Interval
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """What answering only the surest photos gives."""
+
+    coverage: float
+    """Share of the photos answered: those of the threshold's confidence or more, so equals stay together."""
+    accuracy: float
+    """Among them."""
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -48,12 +63,15 @@ class Evaluation:
     """K x K counts, one row for each true class, one column for each predicted one."""
     calibration_error: float
     """Expected calibration error of the softmax confidence, 15 equal-width bins (Guo et al., arXiv 1706.04599)."""
+    abstention: tuple[Abstention, ...]
+    """At about each of ``COVERAGES``, by the softmax confidence; chosen and measured on the same images."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples become lists."""
         record = asdict(self)
         record["interval"] = list(self.interval)
         record["per_class"] = [{**row, "interval": list(row["interval"])} for row in record["per_class"]]
+        record["abstention"] = list(record["abstention"])
         record["confusion"] = [list(row) for row in self.confusion]
         return record
 
@@ -66,8 +84,11 @@ def wilson(correct: int, total: int, level: float = 0.95) -> Interval:
     return float(found.low), float(found.high)
 
 
-def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str]) -> Evaluation:
+def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str], temperature: float = 1.0) -> Evaluation:
     """Judge (n, K) logits by their (n,) labels, integers 0 to K - 1; of equal logits the first class's wins.
+
+    Args:
+        temperature: the logits are divided by it for the confidence, which leaves the predictions as they are.
 
     Raises:
         UserError: no images, or logits that are not finite.
@@ -87,6 +108,7 @@ def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str]) ->
     for name, row, right in zip(class_names, confusion, confusion.diagonal().tolist(), strict=True):
         total = int(row.sum())
         per_class.append(ClassAccuracy(name, right, total, right / total if total else None, wilson(right, total)))
+    confidence = scipy.special.softmax(logits / temperature, axis=1).max(axis=1)
     return Evaluation(
         images=len(labels),
         top1=float(correct.mean()),
@@ -94,14 +116,24 @@ def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str]) ->
         interval=wilson(int(correct.sum()), len(labels)),
         per_class=tuple(per_class),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        calibration_error=calibration_error(scipy.special.softmax(logits, axis=1).max(axis=1), correct),
+        calibration_error=calibration_error(confidence, correct),
+        abstention=_abstention(confidence, correct),
     )
+
+
+def _abstention(confidence: Array, correct: Array) -> tuple[Abstention, ...]:
+    ranked = np.sort(confidence)[::-1]
+    rows = []
+    for coverage in COVERAGES:
+        threshold = ranked[max(1, round(coverage * len(ranked))) - 1]
+        answered = confidence >= threshold
+        rows.append(Abstention(float(answered.mean()), float(correct[answered].mean()), float(threshold)))
+    return tuple(rows)
 
 
 def calibration_error(confidence: Array, correct: Array, bins: int = 15) -> float:
     """Mean over images of |accuracy - confidence| of the bin they fall in; bins of equal width over [0, 1]."""
-    which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gap = np.bincount(which, weights=correct - confidence, minlength=bins)
+    gap = np.bincount(bin_of(confidence, bins), weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
 
 

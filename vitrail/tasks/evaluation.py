@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.config import Preprocessing
+from vitrail.config import ModelCard
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.errors import UserError
@@ -38,7 +38,7 @@ class Evaluated:
 
 
 def evaluate(
-    runner: Runner, how: Preprocessing, classes: Sequence[str], data: str | Path, batch_size: int, show: Show
+    runner: Runner, card: ModelCard, classes: Sequence[str], data: str | Path, batch_size: int, show: Show
 ) -> Evaluated:
     """Classify labelled pictures and compare; see ``Classifier.evaluate``."""
     samples = open_labelled(data, classes)
@@ -47,7 +47,7 @@ def evaluate(
     unreadable: list[tuple[Path, str]] = []
     start = time.perf_counter()
     with show.progress("Evaluating") as advance:
-        for batch in batches((sample.path for sample in samples), how, batch_size):
+        for batch in batches((sample.path for sample in samples), card.preprocessing, batch_size):
             if batch.index:
                 logits.append(runner.logits(batch.images)[1].numpy())
             labels += [samples[position].label for position in batch.index]
@@ -58,5 +58,5 @@ def evaluate(
         raise UserError(
             f"None of the {len(samples)} pictures in {data} can be read, the first because: {unreadable[0][1]}."
         )
-    evaluation = evaluate_logits(np.concatenate(logits), np.array(labels), classes)
+    evaluation = evaluate_logits(np.concatenate(logits), np.array(labels), classes, card.temperature)
     return Evaluated(evaluation, len(samples) / seconds, unreadable)

@@ -33,6 +33,8 @@ from vitrail.evaluate.probe import Probe, fit_probe
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract
+from vitrail.tasks.findings import find
+from vitrail.tasks.report import write_report
 from vitrail.tasks.run_folder import Finetuned, write_run
 from vitrail.tasks.training import Trained, choose_method, classify, lowest_trained, train_classifier, tune
 from vitrail.weights.load import Loaded, load_weights
@@ -121,7 +123,8 @@ def finetune(
         raise
     result = replace(result, minutes=(time.perf_counter() - start) / 60)
     write_run(folder, settings, dataset, loaded, result)
-    _conclude(show, result)
+    report = write_report(folder, show)
+    _conclude(show, result, report)
     return result
 
 
@@ -155,15 +158,20 @@ def _work(
         logits = classify(
             Classifier(loaded, settings.device).runner, loaded.card.preprocessing, val, settings.batch_size
         )
+    ordered = np.concatenate([extracted.features[training], extracted.features[~training]])
+    found = find(probe, ordered, logits, train, val, trained is not None, settings.seed)
+    loaded = replace(loaded, card=replace(loaded.card, temperature=found.temperature))
     result = Finetuned(
         folder=folder,
         method=method,
-        evaluation=evaluate_logits(logits, labels[~training], dataset.classes),
+        split=dataset.split,
+        evaluation=evaluate_logits(logits, labels[~training], dataset.classes, found.temperature),
+        unscaled=evaluate_logits(logits, labels[~training], dataset.classes).calibration_error,
         probe=probe,
         trained=trained,
+        findings=found,
         minutes=0.0,
         images_per_second=extracted.computed / extracted.seconds if extracted.computed else None,
-        trained_on=len(train),
         unreadable=[(samples[position].path, reason) for position, reason in extracted.failures],
     )
     return result, loaded
@@ -285,15 +293,22 @@ def _after_training(loaded: Loaded, trained: Trained, method: str) -> Loaded:
     return Loaded(card, {**loaded.tensors, **trained.tensors}, loaded.report)
 
 
-def _conclude(show: Show, result: Finetuned) -> None:
+def _conclude(show: Show, result: Finetuned, report: Path) -> None:
     """Say what came out and where it is."""
     show_evaluation(show, result.evaluation, [], result.images_per_second)
+    found = result.findings
+    across = sum(pair.first < len(found.train) <= pair.second for pair in found.pairs)
+    if found.suspects:
+        show.warn(f"{len(found.suspects)} training photos are likely mislabelled: look at them in the report.")
+    if across:
+        show.warn(f"{across} held-out photos nearly equal one that is trained on, so the result may flatter.")
     parts = " and ".join(result.probe.parts)
     show.facts(
         [
             ("head", f"{parts} of the last {result.probe.layers} layers, as cross-validation favours"),
             ("time", duration(60 * result.minutes)),
             ("run folder", str(result.folder)),
+            ("report", str(report)),
             ("next", f"vitrail predict {result.folder} PHOTO..."),
         ]
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.config import Preprocessing
+from vitrail.config import ModelCard, Preprocessing
 from vitrail.data.batches import batches
 from vitrail.errors import UserError
 from vitrail.runtime.forward import Runner
@@ -46,7 +46,7 @@ class Embedding:
 
 
 def predictions(
-    runner: Runner, how: Preprocessing, classes: Sequence[str], paths: Iterable[Path], top: int, batch_size: int
+    runner: Runner, card: ModelCard, classes: Sequence[str], paths: Iterable[Path], top: int, batch_size: int
 ) -> Iterator[Prediction]:
     """One prediction a path, in the order of ``paths``; holds two batches at most.
 
@@ -55,7 +55,11 @@ def predictions(
     """
     if top < 1:
         raise UserError(f"top must be at least 1, not {top}.")
-    for path, row, reason in _rows(lambda images: torch.softmax(runner.logits(images)[1], -1), how, paths, batch_size):
+
+    def probabilities(images: Tensor) -> Tensor:
+        return torch.softmax(runner.logits(images)[1] / card.temperature, dim=-1)
+
+    for path, row, reason in _rows(probabilities, card.preprocessing, paths, batch_size):
         if row is None:
             yield Prediction(path, reason=reason)
         else:

@@ -18,6 +18,7 @@ from vitrail.data.sources import Dataset, write_split
 from vitrail.evaluate.metrics import Evaluation
 from vitrail.evaluate.probe import Probe
 from vitrail.record import to_dict
+from vitrail.tasks.findings import Findings, write_findings
 from vitrail.tasks.training import Trained
 from vitrail.weights.load import Loaded
 from vitrail.weights.store import write_model
@@ -29,16 +30,25 @@ class Finetuned:
 
     folder: Path
     method: str
+    split: str
+    """Where the split came from."""
     evaluation: Evaluation
-    """On the held-out pictures."""
+    """On the held-out pictures, confidences at the temperature."""
+    unscaled: float
+    """Calibration error without the temperature."""
     probe: Probe
     trained: Trained | None
     """None for a probe."""
+    findings: Findings
     minutes: float
     images_per_second: float | None
     """Pictures read and run through the model a second for features; None: all were in the cache."""
-    trained_on: int
     unreadable: list[tuple[Path, str]]
+
+    @property
+    def trained_on(self) -> int:
+        """Number of pictures."""
+        return len(self.findings.train)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -46,7 +56,12 @@ class Finetuned:
             "folder": str(self.folder),
             "method": self.method,
             **self.evaluation.to_dict(),
+            "split": self.split,
+            "temperature": self.findings.temperature,
+            "calibration_error_unscaled": self.unscaled,
             "trained_on": self.trained_on,
+            "suspects": len(self.findings.suspects),
+            "near_duplicates": len(self.findings.pairs),
             "layers": self.probe.layers,
             "parts": list(self.probe.parts),
             "strength": self.probe.strength,
@@ -80,3 +95,4 @@ def write_run(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded
         (beside / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
         (beside / "weights.json").write_text(json.dumps(fates, indent=1) + "\n", "utf-8")
         write_split(dataset, beside)
+        write_findings(beside, result.findings, dataset.classes)

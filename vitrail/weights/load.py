@@ -82,11 +82,12 @@ def load_weights(
         config = replace(config, position=PositionConfig(config.position.kind, resampling))
     tensors, fates = _take_to_grid(tensors, fates, config, config.at(size))
     config = config.at(size)
-    names = native.class_names
+    names, temperature = native.class_names, native.temperature
     if classes is not None:
+        temperature = 1.0
         config, names = config.with_head(replace(config.head, classes=len(classes))), tuple(classes)
         tensors, fates = _new_head(tensors, fates, config)
-    card = ModelCard(config, native.preprocessing.at(size), names, dict(native.provenance))
+    card = ModelCard(config, native.preprocessing.at(size), names, temperature, dict(native.provenance))
     return Loaded(card, tensors, LoadReport(name, tuple(fates)))
 
 
@@ -98,6 +99,7 @@ class _Native:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     provenance: Mapping[str, Any]
+    temperature: float = 1.0
 
 
 def _read(
@@ -111,7 +113,7 @@ def _read(
         card, tensors = store.read_model(path)
         _check_shapes(tensors, _shapes(card.architecture), name)
         config = _with_heads(card.architecture, heads)
-        found = _Native(config, card.preprocessing, card.class_names, card.provenance)
+        found = _Native(config, card.preprocessing, card.class_names, card.provenance, card.temperature)
         return found, tensors, [Fate(tensor, "loaded", "as it is") for tensor in tensors]
     checkpoint = _understand(source, path, name, architecture, progress)
     config = _with_heads(checkpoint.architecture, heads)
