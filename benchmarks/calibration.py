@@ -22,7 +22,7 @@ from scipy.special import softmax
 
 from benchmarks.frozen_features import PARTS, Labelled, imagenette
 from benchmarks.results_file import record
-from vitrail.evaluate.calibration import coverage_at, fit_temperature
+from vitrail.evaluate.calibration import coverage_at, fit_temperature, logarithm
 from vitrail.evaluate.metrics import calibration_error
 from vitrail.evaluate.probe import fit_probe, out_of_fold
 
@@ -34,7 +34,7 @@ def main() -> None:
         train, val = imagenette(resolution)
         probe = fit_probe(train.features, train.labels, PARTS)
         logits, labels, half_a = probe.logits(val.features), val.labels, _half_a(val)
-        own = fit_temperature(np.log(out_of_fold(train.features, train.labels, probe)), train.labels)
+        own = fit_temperature(logarithm(out_of_fold(train.features, train.labels, probe)), train.labels)
         ways = {
             "fitted on half A, measured on B": (fit_temperature(logits[half_a], labels[half_a]), ~half_a),
             "fitted on half B, measured on A": (fit_temperature(logits[~half_a], labels[~half_a]), half_a),

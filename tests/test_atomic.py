@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vitrail import atomic
 from vitrail.atomic import new_file, new_folder, refuse_existing
 from vitrail.errors import UserError
 
@@ -196,3 +197,31 @@ def test_a_refused_write_is_a_sentence(number: int, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.mkstemp", refused)
     with pytest.raises(UserError, match=r"cannot be written .*choose a place you may write to"), a_file(tmp_path / "a"):
         raise AssertionError("refused before any work is done")
+
+
+def test_what_a_library_made_private_becomes_ordinary(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "run") as beside:
+        (beside / "model").mkdir()
+        (beside / "model" / "private").touch(mode=0o600)
+    (tmp_path / "ordinary").touch()
+    expected = (tmp_path / "ordinary").stat().st_mode
+    assert (tmp_path / "run" / "model" / "private").stat().st_mode == expected
+
+
+def test_a_folder_that_another_finished_while_ours_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flush(folder: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "theirs").touch()
+
+    monkeypatch.setattr(atomic, "_flush_all", flush)
+    with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "run") as beside:
+        (beside / "ours").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "theirs"]
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    for name in ("x" * 250, "x" * 300):
+        with pytest.raises(UserError, match="too long"), new_folder(tmp_path / name):
+            pass
+        with pytest.raises(UserError, match="too long"), new_file(tmp_path / name):
+            pass

@@ -28,7 +28,7 @@ def new_file(path: Path) -> Iterator[Path]:
         UserError: ``path`` is a folder, the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # where Path.is_dir would raise for a name that is too long
         raise UserError(f"{path} is a folder: name a file to write.")
     beside: Path | None = None
     try:
@@ -67,8 +67,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield beside
         refuse_existing(path)  # again: someone else may have written there meanwhile
         with _explained(path):
+            _make_ordinary(beside)
             _flush_all(beside)
-            beside.chmod(0o777 & ~_umask())
             if path.is_dir():  # an empty folder: rename onto it is what only POSIX allows
                 path.rmdir()
             beside.rename(path)
@@ -84,16 +84,29 @@ def refuse_existing(path: Path) -> None:
     with _explained(path):
         free = not any(path.iterdir()) if path.is_dir() else not path.exists()
     if not free or path.is_symlink():
-        raise UserError(f"{path} exists already: choose another place, or remove it first.")
+        raise UserError(_EXISTS.format(path))
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise UserError when ``path`` could not be made, so that long work is not done for nothing."""
+    above = next(folder for folder in Path(path).absolute().parents if os.path.exists(folder))
+    if not above.is_dir():
+        raise UserError(f"{path} cannot be written: {above} is a file, not a folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: you may not write in {above}; choose another place.")
+
+
+_EXISTS = "{} exists already: choose another place, or remove it first."
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BLOCKED = {errno.ENOTDIR, errno.EEXIST}
+_TAKEN = {errno.ENOTEMPTY}
+_TOO_LONG = {errno.ENAMETOOLONG}
+_MENDABLE = frozenset(_FULL | _DENIED | _BLOCKED | _TAKEN | _TOO_LONG)
 
 
 @contextmanager
-def _explained(path: Path, mendable: Set[int] = frozenset(_FULL | _DENIED | _BLOCKED)) -> Iterator[None]:
+def _explained(path: Path, mendable: Set[int] = _MENDABLE) -> Iterator[None]:
     """Turn the errors a person can mend into sentences and let the others pass.
 
     While the caller writes, only a full disk is explained: a photo it may not read is not about ``path``.
@@ -110,6 +123,10 @@ def _explained(path: Path, mendable: Set[int] = frozenset(_FULL | _DENIED | _BLO
             )
         elif error.errno in _DENIED:
             text = f"{path} cannot be written ({error.strerror}): choose a place you may write to."
+        elif error.errno in _TAKEN:  # another process put it there since we looked
+            text = _EXISTS.format(path)
+        elif error.errno in _TOO_LONG:
+            text = f"{path} cannot be written: its name is too long; choose a shorter one."
         else:
             text = f"{path} cannot be written: a part of that path is a file, not a folder."
         raise UserError(text) from error
@@ -134,6 +151,13 @@ def _flush_all(folder: Path) -> None:
         return
     for path in reversed(paths):
         _flush(path)
+
+
+def _make_ordinary(folder: Path) -> None:
+    """Give all in a folder the rights a new file has: mkdtemp and safetensors make private ones."""
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _umask() -> int:

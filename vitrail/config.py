@@ -174,10 +174,10 @@ class ModelCard:
     architecture: ViTConfig
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
-    temperature: float = 1.0
-    """Logits are divided by it for probabilities (1706.04599, section 4.2); 1: as they are."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights came from: source, dialect, revision or hash, what was done since."""
+    temperature: float = 1.0
+    """Logits are divided by it for probabilities (1706.04599, section 4.2); 1: as they are."""
 
     def __post_init__(self) -> None:
         if self.class_names and len(self.class_names) != self.architecture.head.classes:
@@ -274,6 +274,8 @@ class FinetuneSettings:
             raise UserError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}.")
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.seed < 0:
+            raise UserError(f"seed must be 0 or more, not {self.seed}.")
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise UserError(f"max_unreadable must lie in [0, 1], not {self.max_unreadable}.")
 
@@ -369,8 +371,16 @@ def parse_size(text: str | int | typing.Sequence[int]) -> Size:
     return (numbers[0], numbers[1])
 
 
+LARGEST = 16_384
+"""Pixels a side beyond which a resolution is taken for a slip."""
+
+
 def check_resolution(image_size: Size, patch: Size) -> None:
     """Raise UserError unless the image is a whole number of patches; names the nearest sizes that are."""
+    if max(image_size) > LARGEST:
+        raise UserError(
+            f"A resolution of {size_text(image_size)} is beyond {LARGEST} pixels a side: choose a smaller one."
+        )
     if all(pixels % cell == 0 and pixels > 0 for pixels, cell in zip(image_size, patch, strict=True)):
         return
     below = tuple(max(pixels // cell, 1) * cell for pixels, cell in zip(image_size, patch, strict=True))

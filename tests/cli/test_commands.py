@@ -82,6 +82,7 @@ def test_finetune_shows_its_plan_and_its_result(vitrail: Type, data: Path, tmp_p
         str(tmp_path),
     ):
         assert expected in said.err, expected
+    assert len(said.err.splitlines()) <= 30, "about a screen"
 
 
 def test_finetune_json_is_one_document_and_nothing_else(vitrail: Type, data: Path, tmp_path: Path) -> None:
@@ -129,6 +130,56 @@ def test_predict_gives_a_reason_for_every_failure_and_exits_1(vitrail: Type, run
     assert "not read: zero bytes" in said.out
     assert "2 of 4 could not be read" in said.err
     assert vitrail("predict", run, folder, "--csv").code == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_names_that_are_not_text(vitrail: Type, data: Path, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    picture = (data / "dark" / "0.jpg").read_bytes()
+    odd = ["\udcff.jpg", "two\nlines.jpg", "\x1b[31mred.jpg", "\u732b.jpg"]
+    for name in odd:
+        (folder / name).write_bytes(picture)
+    table = vitrail("predict", run, folder)
+    assert (table.code, len(table.out.splitlines())) == (0, 4)
+    assert "\x1b" not in table.out
+    document = json.loads(vitrail("predict", run, folder, "--json").out)
+    assert sorted(Path(entry["path"]).name for entry in document["predictions"]) == sorted(odd)
+    assert len(list(csv.reader(io.StringIO(vitrail("predict", run, folder, "--csv").out)))) == 5
+    for ending in ("npz", "parquet"):
+        assert vitrail("embed", run, folder, "--out", tmp_path / f"f.{ending}", "--json").code == 0
+    for name in ("a", "b"):
+        _photos(tmp_path / "train", {name: 4})
+    (tmp_path / "train" / "a" / odd[0]).write_bytes(picture)
+    said = vitrail("finetune", tmp_path / "train", "--out", tmp_path / "out", *TOY, "-q")
+    assert said.code == 2
+    assert "is not UTF-8: rename it" in said.err
+
+
+def test_an_ascii_terminal_is_no_reason_to_stop(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "\u732b"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes((data / "dark" / "0.jpg").read_bytes())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for words in ([], ["--json"], ["--csv"]):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+        monkeypatch.setattr(sys, "argv", ["vitrail", "predict", str(run), str(folder), *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        sys.stdout.flush()
+        assert not stopped.value.code
+        assert b"u732b" in out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_predict_prints_nothing_when_there_is_nothing(vitrail: Type, run: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "empty").mkdir()
+    said = vitrail("predict", run, tmp_path / "empty", form)
+    assert (said.code, said.out) == (2, "")
+    assert "There are no pictures" in said.err
 
 
 def test_embed_writes_both_formats(vitrail: Type, data: Path, run: Path, tmp_path: Path) -> None:
@@ -182,6 +233,8 @@ def _mistakes(folder: Path, run: Path) -> dict[str, tuple[tuple[object, ...], st
         "no resolution": (("finetune", good, *out, *TOY[:4], "--resolution", "large"), "is not a resolution"),
         "run folder exists": (("finetune", good, "--out", run, *TOY), "exists already"),
         "unknown device": (("finetune", good, *out, *TOY, "--device", "abacus"), "no device 'abacus'"),
+        "device without numbers": (("finetune", good, *out, *TOY, "--device", "meta"), "no device 'meta'"),
+        "seed": (("finetune", good, *out, *TOY, "--seed", "-1"), "seed must be 0 or more"),
         "val fraction": (("finetune", good, *out, *TOY, "--val-fraction", "1.5"), "must lie between 0 and 1"),
         "unknown classes": (("evaluate", run, good), "which the model does not know"),
         "flat folder": (("evaluate", run, good / "a"), "no class folders"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import unicodedata
@@ -213,6 +214,7 @@ def test_table_with_split(tmp_path: Path) -> None:
         (b"path,label\np.jpg,\n", "line 2, has an empty cell"),
         (b"path,label,split\np.jpg,a\n", "line 2, has an empty cell"),
         (b"path,label\np.jpg,a\np.jpg,b\n", "line 3, lists "),
+        (b"path,label\np.jpg,a\n../d/p.jpg,b\n", "line 3, lists "),
         (b"path,label\np.jpg,a\nq.jpg,b\nr.jpg,b\n", "names pictures that are not there (2), such as "),
         (b"path,label\np.jpg,caf\xe9\n", "not UTF-8"),
         (b"path,label,split\np.jpg,a,dev\n", "the split 'dev'"),
@@ -351,3 +353,20 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_dataset_is_plain_data() -> None:
     sample = Sample(Path("a.jpg"), 0)
     assert Dataset(("a",), (sample,), (), "x") == Dataset(("a",), (Sample(Path("a.jpg"), 0),), (), "x")
+
+
+def test_a_folder_that_cannot_be_listed_takes_its_pictures_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    scandir = os.scandir
+
+    def closed(folder: Path) -> object:
+        if Path(folder).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", closed)
+    assert list(iter_images([tmp_path])) == [tmp_path / "a" / "1.png", tmp_path / "b", tmp_path / "c" / "1.png"]

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
-from vitrail.evaluate.calibration import TEMPERATURES, abstention_curve, coverage_at, fit_temperature, reliability
+from vitrail.evaluate.calibration import (
+    TEMPERATURES,
+    abstention_curve,
+    coverage_at,
+    fit_temperature,
+    logarithm,
+    reliability,
+)
 from vitrail.evaluate.metrics import COVERAGES, calibration_error, evaluate_logits
 from vitrail.evaluate.probe import fit_logistic, fit_probe, out_of_fold
 
@@ -53,7 +60,7 @@ def test_out_of_fold_temperature_helps_photos_not_seen() -> None:
     fitted = fit_probe(features[train], labels[train], ("mean",))
     weight, bias = fit_logistic(features[train], labels[train], 1e-8)  # overconfident
     bold = replace(fitted, strength=1e-8, weight=weight, bias=bias, out_of_fold=None)
-    temperature = fit_temperature(np.log(out_of_fold(features[train], labels[train], bold)), labels[train])
+    temperature = fit_temperature(logarithm(out_of_fold(features[train], labels[train], bold)), labels[train])
     logits, names = bold.logits(features[~train]), [str(digit) for digit in range(10)]
     before = evaluate_logits(logits, labels[~train], names)
     after = evaluate_logits(logits, labels[~train], names, temperature)
@@ -63,7 +70,9 @@ def test_out_of_fold_temperature_helps_photos_not_seen() -> None:
 
 def test_log_probabilities_do_as_well_as_logits() -> None:
     logits, labels = case()
-    assert fit_temperature(np.log(softmax(logits, axis=1)), labels) == pytest.approx(fit_temperature(logits, labels))
+    probabilities = softmax(logits, axis=1)
+    assert fit_temperature(logarithm(probabilities), labels) == pytest.approx(fit_temperature(logits, labels))
+    assert np.isfinite(logarithm(np.float32([0, 1]))).all()
 
 
 def test_a_few_photos_claim_neither_certainty_nor_ignorance() -> None:

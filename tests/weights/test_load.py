@@ -121,7 +121,7 @@ def test_report_text(folder: Path) -> None:
     report = load_weights(folder, image_size=(32, 32), classes=["a"]).report
     assert report.summary() == (
         f"{folder}: {len(report.of('loaded'))} tensors loaded, position.grid resampled 4x6 -> 4x4 (bicubic-corner), "
-        "classifier.weight new (zeros), classifier.bias new (zeros), 2 ignored (classifier)"
+        "2 new (zeros), 2 ignored (classifier)"
     )
     lines = str(report).splitlines()
     assert lines[0] == report.summary()
@@ -247,3 +247,8 @@ def test_real_wheel(real_wheel: Path, tmp_path: Path) -> None:
         file.write(b"?")
     with pytest.raises(UserError, match=r"its SHA-256 differs"):
         load_weights(tmp_path / real_wheel.name)
+
+
+def test_a_name_too_long_for_a_path_is_no_traceback() -> None:
+    with pytest.raises(UserError, match="There are no weights"):
+        load_weights("x" * 300)

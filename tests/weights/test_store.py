@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from vitrail.config import EncoderConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.weights import store
 from vitrail.weights.store import is_model, read_model, read_tensors, shards, write_model, write_tensors
 
 CARD = ModelCard(
@@ -149,3 +150,13 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {})
     assert caught.value.errno == 28
+
+
+def test_a_file_closed_to_us_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> None:
+        raise FileNotFoundError(f"No such file or directory: {path}")  # safetensors' answer to EACCES
+
+    monkeypatch.setattr(store, "load_file", closed)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="may not be read: check its permissions"):
+        store.read_tensors(tmp_path / "model.safetensors")

@@ -105,7 +105,7 @@ def test_bare_state_dict(tmp_path: Path, randomised: Any, ours: Any, apart: Any)
         loaded = load_weights(source, architecture="vit_tiny_patch16_224.augreg_in21k")
         assert apart(ours(loaded)(images), expected) <= 1e-5
         with pytest.raises(
-            UserError, match=r"does not say how many heads .*: pass architecture='vit_base_patch16_224'"
+            UserError, match=r"does not say how many heads .*: pass the architecture, vit_base_patch16_224"
         ):
             load_weights(source)
     more_heads = load_weights(state, architecture="vit_tiny_patch16_224", heads=12)

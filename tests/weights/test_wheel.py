@@ -101,6 +101,17 @@ def test_pip_finds_nothing(index: Path, tmp_path: Path) -> None:
     assert _cached(tmp_path) == []
 
 
+def test_a_full_disk_is_not_taken_for_a_lost_connection(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    program = "raise OSError(28, 'No space left on device')"  # as pip shows it: at the end of its traceback
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: start([sys.executable, "-c", program], **options))
+    with pytest.raises(UserError, match=r"No space left on device.*point VITRAIL_CACHE at another folder"):
+        fetch(NAME)
+    assert _cached(tmp_path) == []
+
+
 def test_no_pip_at_all(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in environments that uv makes."""
     start = subprocess.Popen

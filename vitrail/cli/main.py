@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
 import sys
 from typing import Annotated
@@ -45,10 +47,20 @@ def _options(
 def main() -> None:
     """Run the command; a mistake that a person can mend becomes one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleaned up
+    for stream in (sys.stdout, sys.stderr):  # a name the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
         print(f"vitrail: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            "vitrail: The disk is full where the output goes: free some space, or send it elsewhere.", file=sys.stderr
+        )
         sys.exit(2)
 
 

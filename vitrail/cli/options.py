@@ -17,8 +17,8 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by defau
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output; numbers JSON has no word for become null."""
-    print(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+    """One document on standard output, in ASCII, which any terminal takes; numbers JSON has no word for become null."""
+    print(json.dumps(_finite(document), allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

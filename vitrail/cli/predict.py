@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ def predict(
     paths = iter_images(pictures)
     classifier = task.load(model, device=device, quiet=quiet)
     classes = classifier.classes()
-    found = predictions(classifier.runner, classifier.card, classes, paths, top, batch_size)
+    rows = predictions(classifier.runner, classifier.card, classes, paths, top, batch_size)
+    first = next(rows, None)  # a mistake is to come before anything is printed
+    found = rows if first is None else chain([first], rows)
     write = _write_json if as_json else _write_csv if as_csv else _write_table
     if write(found, min(top, len(classes))):
         raise typer.Exit(1)
@@ -52,11 +55,11 @@ def _write_json(found: Iterable[Any], top: int) -> int:
     sys.stdout.write('{\n  "predictions": [')
     for entry in found:
         if entry.reason is None:
-            sys.stdout.write(separator + json.dumps(entry.to_dict(), ensure_ascii=False))
+            sys.stdout.write(separator + json.dumps(entry.to_dict()))
             separator = ",\n    "
         else:
             failed.append(entry.to_dict())
-    sys.stdout.write(f'\n  ],\n  "failed": {json.dumps(failed, ensure_ascii=False)}\n}}\n')
+    sys.stdout.write(f'\n  ],\n  "failed": {json.dumps(failed)}\n}}\n')
     return len(failed)
 
 
@@ -85,4 +88,5 @@ def _write_table(found: Iterable[Any], top: int) -> int:
 
 
 def _clip(path: str, width: int = 48) -> str:
+    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)  # one line, and no orders to the terminal
     return path if len(path) <= width else "..." + path[3 - width :]

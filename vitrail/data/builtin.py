@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def materialise(name: str) -> Path:
     if name not in BUILTIN:
         raise UserError(f"There is no built-in set {name!r}{suggestion(name, BUILTIN)}.")
     folder = cache_dir() / "data" / name
-    if folder.is_dir() and any(folder.iterdir()):
+    if os.path.isdir(folder) and any(folder.iterdir()):
         return folder
     pictures, labels = BUILTIN[name]()
     members: dict[str, list[str]] = {}

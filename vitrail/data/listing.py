@@ -38,11 +38,15 @@ def entries(folder: str | Path) -> list[Entry]:
     return sorted(kept)
 
 
-def images_below(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
+def images_below(folder: Path, others: Counter[str] | None = None, lenient: bool = False) -> Iterator[Path]:
     """Yield the pictures in ``folder`` by extension, sorted, then those of each folder in it, one after the other.
 
     A folder reached a second time through a symbolic link is not walked again, nor is one that
     holds ``folder``. ``others`` counts the files that are not pictures, by extension.
+
+    Args:
+        lenient: yield a folder that cannot be listed in the place of its pictures; whoever reads it as
+            one will say why it is none.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -55,7 +59,14 @@ def images_below(folder: Path, others: Counter[str] | None = None) -> Iterator[P
             continue
         seen.add(identity)
         below = []
-        for name, is_folder in entries(here):
+        try:
+            found = entries(here)
+        except UserError:
+            if not lenient:
+                raise
+            yield here
+            continue
+        for name, is_folder in found:
             if is_folder:
                 below.append(here / name)
             elif extension(name) in IMAGE_EXTENSIONS:

@@ -88,7 +88,8 @@ def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
     try:
         info = os.stat(path)
         if stat.S_ISDIR(info.st_mode):
-            raise UnreadableImage("a folder, not a file")
+            listed = os.access(path, os.R_OK | os.X_OK)
+            raise UnreadableImage("a folder, not a file" if listed else "a folder that may not be listed")
         if not stat.S_ISREG(info.st_mode):
             raise UnreadableImage("not a regular file")
         if info.st_size == 0:

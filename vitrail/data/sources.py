@@ -16,8 +16,9 @@ from vitrail.data.split import held_out
 from vitrail.data.table import Row, read_table, write_table
 from vitrail.errors import UserError
 
-HELD_OUT = ("val", "validation", "valid", "test")
-"""What the held-out part may be called; of several, the first of these is taken."""
+TRAINED = ("train", "training")
+HELD_OUT = ("val", "validation", "valid", "test", "testing")
+"""What the parts may be called, in capitals or not; of several, the first of these is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ def open_labelled(source: str | Path, classes: Sequence[str]) -> tuple[Sample, .
         members = list(_table_parts(path).values())[-1]
     else:
         folders = {name for name, is_folder in entries(path) if is_folder}
-        inside = next((name for name in HELD_OUT if name in folders and name not in classes), None)
+        known = {name.lower(): name for name in folders if name not in classes}
+        inside = next((known[name] for name in HELD_OUT if name in known), None)
         path = path / inside if inside else path
         members = _class_folders(path, [], f"the model knows {_some(classes)}")
     labels = {_same(name): label for label, name in enumerate(classes)}
@@ -118,7 +120,8 @@ def iter_images(paths: Sequence[str | Path]) -> Iterator[Path]:
     A file named outright is taken whatever its extension.
 
     Raises:
-        UserError: a path does not exist (at once), or, at the end, there was no picture in any folder.
+        UserError: a path does not exist (at once), or, at the end, there was no picture in any folder. A
+            folder that cannot be listed is yielded itself, for the reader to say so.
     """
     named = [Path(path) for path in paths]
     for path in named:
@@ -141,6 +144,8 @@ def write_split(dataset: Dataset, folder: Path) -> Path:
 
 def _existing(source: str | Path) -> Path:
     """The path that ``source`` is, or the folder of the built-in set that it names."""
+    if not str(source).strip():
+        raise UserError("No data are named: give a folder, a CSV file, or a built-in set.")
     path = Path(source)
     if os.path.isdir(path):
         return path
@@ -160,12 +165,14 @@ def _folder_parts(root: Path, notes: list[str]) -> dict[str, Members]:
     """The parts of a folder by name, train first; one part named "" if it has no split of its own."""
     why = "training needs a folder for each class"
     folders = [name for name, is_folder in entries(root) if is_folder]
-    val = next((name for name in HELD_OUT if name in folders), None)
-    if "train" not in folders or (val is None and len(folders) > 1):
+    known = {name.lower(): name for name in folders}
+    train = next((known[name] for name in TRAINED if name in known), None)
+    val = next((known[name] for name in HELD_OUT if name in known), None)
+    if train is None or (val is None and len(folders) > 1):
         return {"": _class_folders(root, notes, why)}
-    if unused := [name for name in folders if name not in ("train", val)]:
-        notes.append(f"Not used, beside train/{f' and {val}/' if val else ''}: {_some(unused)}.")
-    parts = {part: root / part for part in ("train", val) if part} if val else {"": root / "train"}
+    if unused := [name for name in folders if name not in (train, val)]:
+        notes.append(f"Not used, beside {train}/{f' and {val}/' if val else ''}: {_some(unused)}.")
+    parts = {part: root / part for part in (train, val) if part} if val else {"": root / train}
     return {part: _class_folders(folder, notes, why) for part, folder in parts.items()}
 
 
@@ -263,13 +270,17 @@ def _dataset(train: Members, val: Members, split: str, path: Path, notes: list[s
 def _samples(members: Members, labels: dict[str, int]) -> Iterator[Sample]:
     for name in sorted(members):
         for path in members[name]:
+            try:
+                str(path).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"The name of {os.fsencode(path)!r} is not UTF-8: rename it.") from error
             yield Sample(path, labels[name])
 
 
 def _found(paths: list[Path]) -> Iterator[Path]:
     count = 0
     for path in paths:
-        for image in images_below(path) if os.path.isdir(path) else (path,):
+        for image in images_below(path, lenient=True) if os.path.isdir(path) else (path,):
             count += 1
             yield image
     if count == 0:

@@ -46,7 +46,7 @@ def read_table(path: Path) -> list[Row]:
                 if not name or not label or ("split" in reader.fieldnames and not split):
                     raise UserError(f"{path}, line {reader.line_num}, has an empty cell: fill it, or remove the line.")
                 row = Row(path.parent / name, label, split.lower())
-                if rows.setdefault(name, row) != row:
+                if rows.setdefault(os.path.abspath(row.path), row)[1:] != row[1:]:
                     raise UserError(
                         f"{path}, line {reader.line_num}, lists {row.path} again with another label or split: "
                         "keep one of the lines."

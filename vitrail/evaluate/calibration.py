@@ -27,6 +27,12 @@ class Bin:
     accuracy: float | None
 
 
+def logarithm(probabilities: Array) -> Array:
+    """Logits that softmax turns into these probabilities; those rounded to 0 count as the least float32 holds."""
+    clipped: Array = np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny))
+    return clipped
+
+
 def fit_temperature(logits: Array, labels: Array) -> float:
     """The temperature T for which softmax(logits / T) gives the labels the least log-loss.
 
@@ -35,12 +41,12 @@ def fit_temperature(logits: Array, labels: Array) -> float:
     would otherwise claim certainty. For a hundred photos and more it is not felt.
 
     It has to be fitted on photos the model was not trained on, and a calibration error measured on
-    the very same photos flatters. For a probe take the logarithm of its out-of-fold probabilities:
+    the very same photos flatters. For a probe take the ``logarithm`` of its out-of-fold probabilities:
     no held-out photo is touched and the held-out result stays honest. After full fine-tuning only
     the held-out photos are left; say so beside the number.
 
     Args:
-        logits: (n, K); probabilities' logarithms will do, since softmax does not see a shift of a row.
+        logits: (n, K)
         labels: (n,) integers 0 to K - 1.
 
     Returns:

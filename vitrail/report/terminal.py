@@ -133,9 +133,10 @@ def show_evaluation(
             "accuracy",
             f"{percent(evaluation.top1)} of {evaluation.images} (95 % interval {interval(evaluation.interval)})",
         ),
-        ("in the top 5", percent(evaluation.top5)),
         ("calibration error", percent(evaluation.calibration_error)),
     ]
+    if len(evaluation.per_class) > 5:
+        facts.insert(1, ("in the top 5", percent(evaluation.top5)))
     if images_per_second is not None:
         facts.append(("speed", f"{images_per_second:.1f} images a second"))
     show.facts(facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ def pick_device(name: str | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # meta has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"There is no device {name!r} on this machine: leave the choice out, or say cpu.") from None
     return device
@@ -75,15 +74,6 @@ class Runner:
         features = self.features(images)
         with torch.inference_mode():
             return features, self.model.classifier(features.to(self.device)).float().cpu()
-
-    def images_per_second(self, batch_size: int = 8) -> float:
-        """Speed of the forward pass on random pixels, measured once after a warm-up."""
-        config = self.model.config
-        images = torch.rand(batch_size, config.channels, *config.image_size)
-        self.features(images[: max(1, batch_size // 4)])
-        start = time.perf_counter()
-        self.features(images)
-        return batch_size / (time.perf_counter() - start)
 
     def _run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.atomic import new_file
+from vitrail.atomic import new_file, refuse_unwritable
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
@@ -62,6 +63,7 @@ def embed(
         raise UserError(f"{out} should end in .npz or .parquet, which decide the format.")
     if out.suffix == ".parquet":
         _parquet()
+    refuse_unwritable(out)
     paths = iter_images(pictures)
     classifier = model if isinstance(model, Classifier) else load(model, device=device, quiet=quiet)
     kept: list[Path] = []
@@ -74,12 +76,14 @@ def embed(
             else:
                 kept.append(entry.path)
                 rows.append(entry.features)
-            advance(len(kept) + len(unreadable), None)
+            if not (done := len(kept) + len(unreadable)) % batch_size:  # they come a batch at a time
+                advance(done, None)
     if not rows:
         raise UserError(f"None of the {len(unreadable)} pictures can be read, the first because: {unreadable[0][1]}.")
     features = np.stack(rows)  # (n, F)
+    names = [os.fsencode(path).decode(errors="backslashreplace") for path in kept]
     with new_file(out) as beside:
-        writers[out.suffix](beside, [str(path) for path in kept], features)
+        writers[out.suffix](beside, names, features)
     return Embedded(out, len(kept), features.shape[1], unreadable)
 
 

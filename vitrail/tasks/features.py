@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from vitrail.runtime.forward import Runner
 from vitrail.weights.store import write_tensors
 
 CHUNK = 256
-"""Pictures a file of the cache holds, and so how much an interruption can cost."""
+"""Pictures a file of the cache holds, and so how much a crash can cost."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class FeatureCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.places: dict[str, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        # Path.glob would raise for a folder that is closed to us; whoever writes there explains that.
+        for path in sorted(folder.glob("*.safetensors")) if os.path.isdir(folder) else ():
             for row, digest in enumerate(_metadata(path)):
                 self.places[digest] = (path, row)
 
@@ -112,6 +114,18 @@ def content_hashes(paths: Iterable[Path]) -> list[str | UnreadableImage]:
         return list(pool.map(one, paths))
 
 
+def measured_speed(runner: Runner, how: Preprocessing, paths: Sequence[Path], batch_size: int) -> float:
+    """Pictures read and run through the model a second on this machine, from one batch after a warm-up."""
+    seconds, count = 0.0, 0
+    for part in (paths[:4], paths[:batch_size]):
+        start = time.perf_counter()
+        for batch in batches(part, how, batch_size):
+            if batch.index:
+                runner.features(batch.images)
+        seconds, count = time.perf_counter() - start, len(part)
+    return count / seconds
+
+
 def extract(
     runner: Runner,
     how: Preprocessing,
@@ -161,18 +175,20 @@ def _compute(
     reasons: dict[str, str] = {}
     digests: list[str] = []
     rows: list[Tensor] = []
-    for batch in batches((path for _, path in missing), how, batch_size):
-        reasons |= {missing[position][0]: reason for position, reason in batch.failures}
-        if batch.index:
-            flat = runner.features(batch.images, pool)  # (B, L * P * D)
-            rows.append(flat.view(len(flat), pooling.layers, len(pooling.parts), -1))
-            digests += [missing[position][0] for position in batch.index]
-        if len(digests) >= CHUNK:
-            cache.add(digests, torch.cat(rows))
-            digests, rows = [], []
-        progress(batch.start + len(batch.paths), len(missing))
-    if digests:
-        cache.add(digests, torch.cat(rows))
+    try:
+        for batch in batches((path for _, path in missing), how, batch_size):
+            reasons |= {missing[position][0]: reason for position, reason in batch.failures}
+            if batch.index:
+                flat = runner.features(batch.images, pool)  # (B, L * P * D)
+                digests += [missing[position][0] for position in batch.index]
+                rows.append(flat.view(len(flat), pooling.layers, len(pooling.parts), -1))
+            if len(digests) >= CHUNK:
+                full, digests, rows = (digests, torch.cat(rows)), [], []
+                cache.add(*full)
+            progress(batch.start + len(batch.paths), len(missing))
+    finally:  # an interruption costs one batch
+        if rows:
+            cache.add(digests[: sum(map(len, rows))], torch.cat(rows))
     return reasons
 
 

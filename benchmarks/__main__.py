@@ -1,0 +1,22 @@
+"""All measurements that this machine and its data allow: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks import imagenette, parity, startup, training_step
+
+
+def main() -> None:
+    """Run them one after the other; each prints and records its own results."""
+    startup.main()
+    training_step.main()
+    parity.main()
+    if os.environ.get("VITRAIL_DATA"):
+        imagenette.main()
+    else:
+        print("Set VITRAIL_DATA to a folder with imagenette-subset to measure the main job too.")
+
+
+if __name__ == "__main__":
+    main()
