@@ -79,7 +79,6 @@ def test_finetune_shows_its_plan_and_its_result(vitrail: Type, data: Path, tmp_p
         "GFLOP",
         "tokens",
         "95 % interval",
-        str(tmp_path),
     ):
         assert expected in said.err, expected
     assert len(said.err.splitlines()) <= 30, "about a screen"

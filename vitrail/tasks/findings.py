@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 
 from vitrail.data.sources import Sample
-from vitrail.evaluate.calibration import fit_temperature
+from vitrail.evaluate.calibration import fit_temperature, logarithm
 from vitrail.evaluate.duplicates import Pair, near_duplicates
 from vitrail.evaluate.mislabel import Suspect, suspects
 from vitrail.evaluate.probe import Probe, out_of_fold
@@ -59,7 +59,7 @@ def find(
     if trained:
         temperature = fit_temperature(logits, np.array([sample.label for sample in val]))
     else:
-        temperature = fit_temperature(np.log(np.maximum(unseen, np.finfo(np.float32).tiny)), labels)
+        temperature = fit_temperature(logarithm(unseen), labels)
     copies = near_duplicates(features[:, -1].reshape(len(features), -1))
     return Findings(train, val, logits, temperature, suspects(unseen, labels), twins, copies)
 

@@ -222,9 +222,8 @@ def _features(
     paths = [sample.path for sample in samples]
     speed = measured_speed(classifier.runner, how, paths, settings.batch_size)
     if missing:
-        show.say(
-            f"{missing} images to compute at {speed:.1f} a second here: about {duration(missing / speed)} and the probe."
-        )
+        length = duration(missing / speed)
+        show.say(f"{missing} images to compute at {speed:.1f} a second here: about {length}, and then the probe.")
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
     with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
