@@ -45,7 +45,14 @@ def main() -> None:
         os.environ["VITRAIL_CACHE"] = str(cache)
         for resolution in ("224", "112", "224x168"):
             findings[resolution] = _run(data, Path(scratch) / resolution, resolution)
-        draws = [_run(_draw(data, scratch, draw), Path(scratch) / f"draw{draw}", "224") for draw in range(5)]
+        draws = [
+            _run(
+                labelled_table(data, DRAWS, draw, Path(scratch) / f"draw{draw}.csv"),
+                Path(scratch) / f"draw{draw}",
+                "224",
+            )
+            for draw in range(5)
+        ]
     accuracies = [draw["top1"] for draw in draws]
     findings["five a class, 224"] = {"mean": statistics.mean(accuracies), "draws": accuracies}
     print(f"five a class: {100 * statistics.mean(accuracies):.2f} %, draws {accuracies}")
@@ -53,19 +60,18 @@ def main() -> None:
 
 
 def _run(data: Path, out: Path, resolution: str) -> dict[str, Any]:
-    result = finetune(data, out, weights=WEIGHTS, resolution=resolution).to_dict()
+    result = finetune(data, out, weights=WEIGHTS, method="probe", resolution=resolution).to_dict()
     wanted = ("top1", "interval", "calibration_error", "trained_on", "parts", "layers", "strength", "minutes")
     kept = {name: result[name] for name in (*wanted, "images_per_second")}
     print(resolution, kept, flush=True)
     return kept
 
 
-def _draw(data: Path, scratch: str, draw: int) -> Path:
-    """A CSV of one draw's training photos and all held-out ones."""
-    with DRAWS.open(newline="") as file:
+def labelled_table(data: Path, draws: Path, draw: int, source: Path) -> Path:
+    """Write a CSV of one draw's training photos and all held-out ones to ``source``."""
+    with draws.open(newline="") as file:
         chosen = [row["path"] for row in csv.DictReader(file) if int(row["draw"]) == draw]
     held_out = sorted(path.relative_to(data).as_posix() for path in (data / "val").glob("*/*"))
-    source = Path(scratch) / f"draw{draw}.csv"
     with source.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
@@ -74,12 +80,12 @@ def _draw(data: Path, scratch: str, draw: int) -> Path:
     return source
 
 
-def write_draws(data: Path, draws: int = 5, per_class: int = 5) -> None:
-    """How ``splits/imagenette-5-per-class.csv`` was made, once, before any of it was trained on."""
+def write_draws(data: Path, out: Path = DRAWS, draws: int = 5, per_class: int = 5) -> None:
+    """How the lists in ``splits/`` were made, once, before any of it was trained on."""
     by_class: dict[str, list[str]] = defaultdict(list)
     for path in sorted((data / "train").glob("*/*")):
         by_class[path.parent.name].append(path.relative_to(data).as_posix())
-    with DRAWS.open("w", newline="") as file:
+    with out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["draw", "path"])
         for draw in range(draws):
