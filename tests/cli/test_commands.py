@@ -101,6 +101,15 @@ def test_evaluate_json_has_the_documented_keys(vitrail: Type, data: Path, run: P
     assert "accuracy" in vitrail("evaluate", run, data).out
 
 
+def test_evaluate_says_what_was_trained_on(vitrail: Type, data: Path, run: Path) -> None:
+    everything = vitrail("evaluate", run, data, "--json")
+    assert json.loads(everything.out)["trained_on"] == 24
+    assert "trained on 24 of these 30 pictures" in everything.err
+    held_out = vitrail("evaluate", run, run / "split.csv", "--json")
+    assert json.loads(held_out.out)["trained_on"] == 0
+    assert "trained on" not in held_out.err
+
+
 def test_predict_table_json_and_csv_agree(vitrail: Type, data: Path, run: Path) -> None:
     words = ("predict", run, data / "dark" / "0.jpg", data / "light", "--top", 2)
     document = json.loads(vitrail(*words, "--json").out)

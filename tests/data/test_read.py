@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from vitrail.data.read import UnreadableImage, _to_rgb, content_hash, read_image
+from vitrail.errors import UserError
 
 DATA = os.environ.get("VITRAIL_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="VITRAIL_DATA names no folder of unpacked real data")
@@ -239,17 +240,29 @@ def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> N
     body = huge[12:29]
     huge = huge[:29] + zlib.crc32(body).to_bytes(4, "big") + huge[33:]
     (tmp_path / "a.png").write_bytes(huge)
-    assert reason(tmp_path / "a.png") == "400 megapixels, over the limit of 179"
+    assert reason(tmp_path / "a.png") == "400 megapixels, over the limit of 179 (VITRAIL_MAX_PIXELS sets it)"
     assert reason(saved(picture(2000, 1500), tmp_path / "b.png"), max_pixels=2_000_000) == (
-        "3 megapixels, over the limit of 2"
+        "3 megapixels, over the limit of 2 (VITRAIL_MAX_PIXELS sets it)"
     )
+
+
+def test_the_limit_of_pixels_is_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(picture(40, 30), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow would refuse 1,200 by itself
+    monkeypatch.setenv("VITRAIL_MAX_PIXELS", "1200")
+    assert read_image(path).size == (40, 30)
+    monkeypatch.setenv("VITRAIL_MAX_PIXELS", "1199")
+    assert "over the limit" in reason(path)
+    monkeypatch.setenv("VITRAIL_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match="VITRAIL_MAX_PIXELS should be a number of pixels"):
+        read_image(path)
 
 
 def test_pillows_own_warning_about_size_stays_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(picture(12, 12), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above it, and refuses above twice that
     assert read_image(path).size == (12, 12)
-    assert reason(saved(picture(2000, 1500), tmp_path / "b.png")) == "3 megapixels, over the limit of 179"
+    assert reason(saved(picture(2000, 1500), tmp_path / "b.png")).startswith("3 megapixels, over the limit of 179")
 
 
 def test_content_hash(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vitrail.errors import UserError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI")
 """Pictures only: Pillow would also open, say, EPS, by running Ghostscript on a stranger's program."""
 
@@ -41,7 +43,11 @@ class UnreadableImage(Exception):
         self.reason = reason
 
 
-def read_image(path: str | Path, max_pixels: int = 178_956_970) -> Image.Image:
+MAX_PIXELS = 178_956_970
+"""Pictures with more are not decoded, unless the environment's VITRAIL_MAX_PIXELS says otherwise."""
+
+
+def read_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
     """Decode the first frame of ``path``: mode RGB, EXIF orientation applied, transparency over white.
 
     16-bit grey is scaled to 8 bits. Integers beyond 16 bits and floating point have no agreed
@@ -49,12 +55,14 @@ def read_image(path: str | Path, max_pixels: int = 178_956_970) -> Image.Image:
 
     Args:
         path: a file of any name; its content decides the format.
-        max_pixels: refuse larger pictures before decoding them. Pillow refuses more than twice its
-            ``Image.MAX_IMAGE_PIXELS`` by itself, which is this default.
+        max_pixels: refuse larger pictures before decoding them; None: VITRAIL_MAX_PIXELS, or ``MAX_PIXELS``.
 
     Raises:
         UnreadableImage: whatever goes wrong with this file.
+        UserError: VITRAIL_MAX_PIXELS is no number.
     """
+    if max_pixels is None:
+        max_pixels = pixel_limit()
     try:
         with _regular_file(path) as file, _without_warnings():
             return _decode(file, max_pixels)
@@ -67,6 +75,23 @@ def read_image(path: str | Path, max_pixels: int = 178_956_970) -> Image.Image:
         raise UnreadableImage("too little memory to decode it") from error
     except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, struct.error, zlib.error, ...
         raise UnreadableImage(_damage(error)) from error
+
+
+def pixel_limit() -> int:
+    """How many pixels a picture may have: the environment's VITRAIL_MAX_PIXELS, or ``MAX_PIXELS``.
+
+    Pillow refuses more than twice its own ``Image.MAX_IMAGE_PIXELS``, which is raised to allow a higher limit.
+
+    Raises:
+        UserError: VITRAIL_MAX_PIXELS is no number.
+    """
+    asked = os.environ.get("VITRAIL_MAX_PIXELS", "")
+    if asked and not re.fullmatch(r"[1-9]\d{0,17}", asked):
+        raise UserError(f"VITRAIL_MAX_PIXELS should be a number of pixels such as {MAX_PIXELS}, not {asked!r}.")
+    limit = int(asked or MAX_PIXELS)
+    if asked and Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-limit // 2)
+    return limit
 
 
 def content_hash(path: str | Path) -> str:
@@ -181,7 +206,7 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def _too_large(pixels: int, limit: int) -> str:
-    return f"{pixels / 1e6:.0f} megapixels, over the limit of {limit / 1e6:.0f}"
+    return f"{pixels / 1e6:.0f} megapixels, over the limit of {limit / 1e6:.0f} (VITRAIL_MAX_PIXELS sets it)"
 
 
 def _unidentified(head: bytes) -> str:

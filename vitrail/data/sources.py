@@ -142,6 +142,14 @@ def write_split(dataset: Dataset, folder: Path) -> Path:
     return path
 
 
+def trained_photos(run: Path) -> set[Path]:
+    """Absolute paths of what ``write_split`` wrote into ``run`` as trained on; empty where it wrote nothing."""
+    path = run / "split.csv"
+    if not os.path.isfile(path):
+        return set()
+    return {row.path.absolute() for row in read_table(path) if row.split == "train"}
+
+
 def _existing(source: str | Path) -> Path:
     """The path that ``source`` is, or the folder of the built-in set that it names."""
     if not str(source).strip():

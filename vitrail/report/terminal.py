@@ -26,6 +26,9 @@ from vitrail.evaluate.metrics import Evaluation
 MOST_ROWS = 25
 """Classes a table lists before it says how many more there are."""
 
+SUREST = 0.8
+"""Share of the pictures, the surest, whose accuracy is shown beside that of all."""
+
 Advance = Callable[[int, int | None], None]
 """Called with how much is done and how much there is, if that is known."""
 
@@ -135,6 +138,15 @@ def show_evaluation(
         ),
         ("calibration error", percent(evaluation.calibration_error)),
     ]
+    surest = min(evaluation.abstention, key=lambda row: abs(row.coverage - SUREST))
+    if surest.coverage < 1:
+        facts.append(
+            (
+                "when sure",
+                f"{percent(surest.accuracy)} of the {percent(surest.coverage)} of the pictures whose "
+                f"confidence is {percent(surest.threshold)} or more",
+            )
+        )
     if len(evaluation.per_class) > 5:
         facts.insert(1, ("in the top 5", percent(evaluation.top5)))
     if images_per_second is not None:

@@ -68,7 +68,7 @@ class Classifier:
         Raises:
             UserError: the model has no trained classifier, or the data do not fit it or cannot be read.
         """
-        return evaluate(self.runner, self.card, self.classes(), data, batch_size, Show(quiet))
+        return evaluate(self.runner, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet))
 
     def embed(self, pictures: str | Path | Iterable[str | Path], batch_size: int = 32) -> tuple[list[Path], np.ndarray]:
         """Features of files and folders of pictures: the paths that could be read, and an array (n, F) float32.

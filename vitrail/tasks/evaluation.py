@@ -12,7 +12,7 @@ import numpy as np
 
 from vitrail.config import ModelCard
 from vitrail.data.batches import batches
-from vitrail.data.sources import open_labelled
+from vitrail.data.sources import open_labelled, trained_photos
 from vitrail.errors import UserError
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.report.terminal import Show
@@ -27,21 +27,35 @@ class Evaluated:
     images_per_second: float
     """Pictures read, run and compared a second."""
     unreadable: list[tuple[Path, str]]
+    trained_on: int
+    """How many of the pictures the model was trained on, as far as its run folder says."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
             **self.evaluation.to_dict(),
             "images_per_second": self.images_per_second,
+            "trained_on": self.trained_on,
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
         }
 
 
 def evaluate(
-    runner: Runner, card: ModelCard, classes: Sequence[str], data: str | Path, batch_size: int, show: Show
+    runner: Runner, card: ModelCard, classes: Sequence[str], data: str | Path, run: Path, batch_size: int, show: Show
 ) -> Evaluated:
-    """Classify labelled pictures and compare; see ``Classifier.evaluate``."""
+    """Classify labelled pictures and compare; see ``Classifier.evaluate``.
+
+    Args:
+        run: the model's run folder, if it comes from one: what it was trained on is warned about.
+    """
     samples = open_labelled(data, classes)
+    trained = trained_photos(run)
+    seen = sum(sample.path.absolute() in trained for sample in samples)
+    if seen:
+        show.warn(
+            f"The model was trained on {seen} of these {len(samples)} pictures, so the result flatters: "
+            f"the held-out ones are those of {run / 'split.csv'}."
+        )
     logits: list[np.ndarray] = []
     labels: list[int] = []
     unreadable: list[tuple[Path, str]] = []
@@ -59,4 +73,4 @@ def evaluate(
             f"None of the {len(samples)} pictures in {data} can be read, the first because: {unreadable[0][1]}."
         )
     evaluation = evaluate_logits(np.concatenate(logits), np.array(labels), classes, card.temperature)
-    return Evaluated(evaluation, len(samples) / seconds, unreadable)
+    return Evaluated(evaluation, len(samples) / seconds, unreadable, seen)
