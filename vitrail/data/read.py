@@ -72,7 +72,7 @@ def read_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
         pixels = re.search(r"\d+", str(error))
         raise UnreadableImage(_too_large(int(pixels[0]) if pixels else max_pixels + 1, max_pixels)) from error
     except MemoryError as error:
-        raise UnreadableImage("too little memory to decode it") from error
+        raise UnreadableImage("it asks for more memory than there is: very large, or damaged") from error
     except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, struct.error, zlib.error, ...
         raise UnreadableImage(_damage(error)) from error
 
@@ -176,7 +176,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         grey = Image.fromarray(_grey(values)).convert("RGB")
         if isinstance(key := image.info.get("transparency"), int):
-            grey.paste((255, 255, 255), mask=Image.fromarray(((values == key) * 255).astype(np.uint8)))
+            grey.paste((255, 255, 255), mask=Image.fromarray(np.where(values == key, np.uint8(255), np.uint8(0))))
         return grey
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -195,14 +195,25 @@ def _grey(values: np.ndarray) -> np.ndarray:
     stays 255 if none is above that. Anything else is stretched from its least to its greatest value.
     Not-a-number counts as 0.
     """
-    integer = np.issubdtype(values.dtype, np.integer)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    ceilings = (65535.0,) if integer else (1.0, 255.0)
+    bands = [slice(top, top + _BAND) for top in range(0, len(values), _BAND)]
+    low = min(float(_finite(values[band]).min()) for band in bands)
+    high = max(float(_finite(values[band]).max()) for band in bands)
+    ceilings = (65535.0,) if np.issubdtype(values.dtype, np.integer) else (1.0, 255.0)
     ceiling = next((ceiling for ceiling in ceilings if low >= 0 and high <= ceiling), None)
-    if ceiling is None:
-        values, ceiling = values - low, (high - low) or 1.0
-    return np.rint(values * (255.0 / ceiling)).astype(np.uint8)
+    start = 0.0 if ceiling else low
+    scale = 255.0 / (ceiling or (high - low) or 1.0)
+    grey = np.empty(values.shape, np.uint8)
+    for band in bands:
+        grey[band] = np.rint((_finite(values[band]) - start) * scale)
+    return grey
+
+
+_BAND = 64
+"""Rows that are float64 at a time: a whole large picture so would take gigabytes."""
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
 def _too_large(pixels: int, limit: int) -> str:

@@ -121,14 +121,33 @@ def finetune(
         lowest_trained(settings.method, classifier.card.architecture.encoder.layers)
     try:
         result, loaded = _work(show, settings, dataset, classifier, loaded, folder)
+        result = replace(result, minutes=(time.perf_counter() - start) / 60)
+        write_run(folder, settings, dataset, loaded, result)
+        report = _report(folder, show)
     except KeyboardInterrupt:
-        show.say("Stopped. Nothing was written; the features computed so far are kept, so the same command goes on.")
+        show.say(_stopped(folder))
         raise
-    result = replace(result, minutes=(time.perf_counter() - start) / 60)
-    write_run(folder, settings, dataset, loaded, result)
-    report = write_report(folder, show)
     _conclude(show, result, report)
     return result
+
+
+def _report(folder: Path, show: Show) -> Path:
+    """Write the report; if that fails, the sentence is about a run folder that is there already."""
+    try:
+        return write_report(folder, show)
+    except UserError as error:
+        cause = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+        raise UserError(
+            f"{folder} holds the model and all results, but its report could not be written ({cause}): "
+            f"mend that, and run vitrail report {folder}."
+        ) from error
+
+
+def _stopped(folder: Path) -> str:
+    """What an interruption left, and how to go on."""
+    if (folder / "model").exists():
+        return f"Stopped. {folder} holds the model and all results; vitrail report {folder} writes its report."
+    return "Stopped. Nothing was written; the features computed so far are kept, so the same command goes on."
 
 
 def _work(
