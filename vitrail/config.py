@@ -14,84 +14,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vitrail.errors import UserError
+from vitrail.parts import ABSOLUTE as ABSOLUTE
+from vitrail.parts import RELATIVE as RELATIVE
+from vitrail.parts import EncoderConfig as EncoderConfig
+from vitrail.parts import HeadConfig as HeadConfig
+from vitrail.parts import MLPKind as MLPKind
+from vitrail.parts import Part as Part
+from vitrail.parts import Place as Place
+from vitrail.parts import PositionConfig as PositionConfig
+from vitrail.parts import PositionKind as PositionKind
+from vitrail.parts import Resampling as Resampling
+from vitrail.parts import Token as Token
 
 Size = tuple[int, int]
 """Height and width, in that order: pixels of an image or a patch, or cells of a grid."""
 
-MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
-Part = Literal["class", "distillation", "mean"]
-PositionKind = Literal["learned-1d"]
-Resampling = Literal[
-    "bicubic-corner",  # the article's and torchvision's: corners land on corners
-    "bilinear-corner",  # Google's
-    "bicubic",  # transformers, MAE: half-pixel centres
-    "bilinear",  # timm from .npz
-    "bicubic-antialias",  # timm from a state dict
-    "bicubic-offset",  # the original DINO and DINOv2: a scale factor with +0.1 on the size
-]
 Fit = Literal["crop", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The stack of blocks (ViT section 3.1, table 1)."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp_width: int
-    mlp: MLPKind = "gelu"
-    norm_eps: float = 1e-6
-    qkv_bias: bool = True
-    layer_scale: float | None = None
-    """Initial value of LayerScale's diagonal (CaiT, DINOv2); None: no LayerScale."""
-    dropout: float = 0.0
-    """After every dense layer but qkv, and after the position embedding (ViT appendix B.1)."""
-    drop_path: float = 0.0
-    """Stochastic depth of the last block; it rises linearly from 0 at the first."""
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.width % self.heads:
-            raise UserError(
-                f"{self.heads} heads do not divide a width of {self.width}: choose a number of heads that does."
-            )
-        for name in ("dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class PositionConfig:
-    """How tokens know where they stand (ViT appendix D.4)."""
-
-    kind: PositionKind = "learned-1d"
-    resampling: Resampling = "bicubic-corner"
-    """How this model's table is taken to another grid; libraries disagree, so it travels with it."""
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """Tokens -> features -> logits.
-
-    The features are, for each of the last ``layers`` blocks, the ``parts`` of its output, all
-    concatenated: ``("class",)`` of one layer is ViT's y = LN(z_L^0) (equation 4), ``("class",
-    "mean")`` of one is DINOv2's linear evaluation with average pooling.
-    """
-
-    parts: tuple[Part, ...] = ("class",)
-    layers: int = 1
-    norm: Literal["tokens", "pooled"] = "tokens"
-    """Whether the last LayerNorm comes before pooling (the paper) or after it (timm's ``fc_norm``)."""
-    classes: int = 0
-    """Number of logits; 0: no classifier, the model ends in its features."""
-
-    def __post_init__(self) -> None:
-        if not self.parts or self.layers < 1 or self.classes < 0:
-            raise UserError(f"A head needs at least one part and one layer and no negative classes: {self}.")
 
 
 @dataclass(frozen=True)
@@ -102,8 +41,8 @@ class ViTConfig:
     patch: Size = (16, 16)
     image_size: Size = (224, 224)
     channels: int = 3
-    tokens: tuple[Literal["class", "distillation"], ...] = ("class",)
-    """Learned tokens before the patches, in order; each has its own position."""
+    tokens: tuple[Token, ...] = ("class",)
+    """Learned tokens before the patches, in order; registers (2309.16588) come last and have no position."""
     position: PositionConfig = field(default_factory=PositionConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -115,6 +54,30 @@ class ViTConfig:
             raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
         if self.head.layers > self.encoder.layers:
             raise UserError(f"The head pools {self.head.layers} layers, but there are {self.encoder.layers}.")
+        if "register" in self.tokens[: len(self.tokens) - self.registers]:
+            raise UserError(f"Register tokens stand after the others, not as in {list(self.tokens)}.")
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        width, head = self.encoder.width, self.encoder.width // self.encoder.heads
+        needed = {"sinusoidal-1d": (width, 2), "learned-2d": (width, 2), "sincos-2d": (width, 4), "rope-2d": (head, 4)}
+        length, divisor = needed.get(self.position.kind, (0, 1))
+        if length % divisor:
+            what = "width" if length == width else "width of a head"
+            raise UserError(
+                f"Positions of kind {self.position.kind} need a {what} divisible by {divisor}, not {length}: "
+                "choose another width, number of heads or kind."
+            )
+
+    @property
+    def registers(self) -> int:
+        """How many of the learned tokens are registers."""
+        return self.tokens.count("register")
+
+    @property
+    def positioned(self) -> int:
+        """How many of the learned tokens have positions: they are the first."""
+        return len(self.tokens) - self.registers if self.position.special else 0
 
     @property
     def grid(self) -> Size:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from vitrail.config import ViTConfig
+import math
+
+from vitrail.config import RELATIVE, ViTConfig
 
 
 def parameters(config: ViTConfig) -> int:
     """Number of learned numbers."""
     encoder, width = config.encoder, config.encoder.width
     patch_embedding = config.patch[0] * config.patch[1] * config.channels * width + width
-    tokens_and_positions = (len(config.tokens) + config.sequence) * width
+    tokens_and_positions = len(config.tokens) * width + _positions(config)
     attention = 4 * width * width + (4 if encoder.qkv_bias else 1) * width
     mlp = _first_mlp_width(config) * (width + 1) + (encoder.mlp_width + 1) * width
     norms_and_scales = 4 * width + (0 if encoder.layer_scale is None else 2 * width)
@@ -28,9 +30,30 @@ def flops(config: ViTConfig) -> int:
     embedding = patches * config.patch[0] * config.patch[1] * config.channels * width
     dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
     attention = 2 * tokens * tokens * width
+    if config.position.kind in RELATIVE:
+        attention += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
     return 2 * (embedding + encoder.layers * (dense + attention) + config.feature_width * config.head.classes)
 
 
 def _first_mlp_width(config: ViTConfig) -> int:
     """Outputs of the MLP's first dense layer: SwiGLU computes a gate beside each value."""
     return config.encoder.mlp_width * (2 if config.encoder.mlp == "swiglu" else 1)
+
+
+def _positions(config: ViTConfig) -> int:
+    """Learned numbers of the position scheme."""
+    encoder, (h, w) = config.encoder, config.grid
+    if config.position.kind in RELATIVE:
+        return encoder.layers * _relative_vectors(config) * (encoder.width // encoder.heads)
+    vectors = {"learned-1d": h * w * encoder.width, "learned-2d": (h + w) * (encoder.width // 2)}
+    if config.position.kind not in vectors:
+        return 0
+    tables = encoder.layers if config.position.place == "every-layer" else 1
+    return tables * (config.positioned * encoder.width + vectors[config.position.kind])
+
+
+def _relative_vectors(config: ViTConfig) -> int:
+    """Rows of one layer's table of offsets, those of the special tokens included."""
+    h, w = config.grid
+    reach = config.position.clip or ((h * w - 1,) if config.position.kind == "relative-1d" else (h - 1, w - 1))
+    return math.prod(2 * k + 1 for k in reach) + (3 if config.positioned else 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from vitrail.errors import UserError
 from vitrail.model.encoder import Encoder, Trace
 from vitrail.model.heads import Classifier, Pooling
 from vitrail.model.patches import PatchEmbedding
-from vitrail.model.position import Learned1D
+from vitrail.model.position import Position
 
 
 class VisionTransformer(nn.Module):
@@ -20,7 +22,7 @@ class VisionTransformer(nn.Module):
         self,
         config: ViTConfig,
         patches: PatchEmbedding,
-        position: Learned1D,
+        position: Position,
         encoder: Encoder,
         pooling: Pooling,
         classifier: Classifier | None,
@@ -30,7 +32,6 @@ class VisionTransformer(nn.Module):
         self.patches = patches
         self.tokens = nn.Parameter(torch.zeros(len(config.tokens), config.encoder.width))  # (T, D)
         self.position = position
-        self.dropout = nn.Dropout(config.encoder.dropout)
         self.encoder = encoder
         self.norm = nn.LayerNorm(config.encoder.width, eps=config.encoder.norm_eps)
         self.pooling = pooling
@@ -63,10 +64,10 @@ class VisionTransformer(nn.Module):
 
     def depth(self, parameter: str) -> int:
         """The layer a parameter's name belongs to: 0 before the encoder, 1 to L its blocks, L + 1 after it."""
-        parts = parameter.split(".")
-        if parts[0] == "encoder":
-            return int(parts[2]) + 1
-        return self.config.encoder.layers + 1 if parts[0] in ("norm", "classifier") else 0
+        of_layer = re.match(r"(?:encoder\.blocks|position\.layers)\.(\d+)\.", parameter)
+        if of_layer is not None:
+            return int(of_layer[1]) + 1
+        return self.config.encoder.layers + 1 if parameter.split(".")[0] in ("norm", "classifier") else 0
 
     def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
@@ -81,6 +82,5 @@ class VisionTransformer(nn.Module):
             )
         x = self.patches(images)  # (B, h w, D)
         x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
-        x = self.dropout(self.position(x))
-        outputs: tuple[Tensor, ...] = self.encoder(x, last, trace)
+        outputs: tuple[Tensor, ...] = self.encoder(x, self.position, last, trace)
         return outputs

@@ -13,18 +13,15 @@ from torch import Tensor
 
 from vitrail.config import (
     ModelCard,
-    PositionConfig,
     Preprocessing,
     Resampling,
     Size,
     ViTConfig,
     check_resolution,
-    size_text,
     variant,
 )
 from vitrail.errors import UserError
-from vitrail.model.build import build
-from vitrail.model.position import resample_grid
+from vitrail.model.build import build, to_grid
 from vitrail.weights import hub, huggingface, store, timm, wheel
 from vitrail.weights.dialect import Checkpoint, translate
 from vitrail.weights.report import Fate, LoadReport
@@ -80,7 +77,7 @@ def load_weights(
     config = native.architecture
     check_resolution(size, config.patch)
     if resampling is not None:
-        config = replace(config, position=PositionConfig(config.position.kind, resampling))
+        config = replace(config, position=replace(config.position, resampling=resampling))
     tensors, fates = _take_to_grid(tensors, fates, config, config.at(size))
     config = config.at(size)
     names, temperature = native.class_names, native.temperature
@@ -199,14 +196,17 @@ def _with_heads(config: ViTConfig, heads: int | None) -> ViTConfig:
 def _take_to_grid(
     tensors: dict[str, Tensor], fates: list[Fate], old: ViTConfig, new: ViTConfig
 ) -> tuple[dict[str, Tensor], list[Fate]]:
-    """Resample the patches' positions in 2-D; the class token's and its like stay as they are (ViT section 3.2)."""
-    if old.grid == new.grid:
+    """Take the positions to another grid, each scheme in its own way; the class token's stay as they are."""
+    changed, note = to_grid(tensors, old, new)
+    if not note:
         return tensors, fates
-    how = new.position.resampling
-    grid = resample_grid(tensors["position.grid"], new.grid, how)
-    note = f"{size_text(old.grid)} -> {size_text(new.grid)} ({how})"
-    fates = [Fate(fate.tensor, "resampled", note) if fate.tensor == "position.grid" else fate for fate in fates]
-    return {**tensors, "position.grid": grid}, fates
+    if not any(name.startswith("position.") for name in tensors):
+        return tensors, [*fates, Fate("position", "resampled", note)]
+    if not changed:
+        kept = [replace(fate, note=f"{fate.note}; {note}") for fate in fates if fate.tensor.startswith("position.")]
+        return tensors, [*(fate for fate in fates if not fate.tensor.startswith("position.")), *kept]
+    fates = [Fate(fate.tensor, "resampled", note) if fate.tensor in changed else fate for fate in fates]
+    return {**tensors, **changed}, fates
 
 
 def _new_head(tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig) -> tuple[dict[str, Tensor], list[Fate]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import get_args
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrail.config import Resampling, Size
-from vitrail.model.position import Learned1D, resample_grid
+from vitrail.model.position import resample_grid
 
 WIDTH = 8
 TO = [(5, 5), (24, 24), (16, 16), (10, 21), (1, 3), (14, 13)]
@@ -143,14 +142,3 @@ def test_the_ways_differ() -> None:
             difference = float((one(first) - one(second)).norm() / one(first).norm())
             assert (difference == 0) if first == second else difference > 1e-3, (first, second)
     assert float((one("bicubic") - one("bicubic-corner")).norm() / one("bicubic").norm()) > 0.07
-
-
-def test_module_adds_raster_order() -> None:
-    position = Learned1D(tokens=2, grid=(3, 4), width=WIDTH)
-    added = position(torch.zeros(2, 14, WIDTH))
-    assert torch.equal(added[0], added[1])
-    assert torch.equal(added[0, :2], position.tokens)
-    for row in range(3):
-        for column in range(4):
-            assert torch.equal(added[0, 2 + row * 4 + column], position.grid[row, column])
-    assert math.isclose(float(position.grid.detach().std()), 0.02, rel_tol=0.3)
