@@ -251,7 +251,10 @@ def test_an_integer_is_read_as_the_float_it_stands_for() -> None:
         ({"patch": 4}, "config.json, field 'patch' should be a list, not 4."),
         ({"patch": [4, 4, 4]}, "config.json, field 'patch' should have 2 entries, not 3."),
         ({"patch": [4, "4"]}, "config.json, field 'patch' should be int, not '4'."),
-        ({"tokens": ["cls"]}, "config.json, field 'tokens' should be one of 'class', 'distillation', 'register', not 'cls'."),
+        (
+            {"tokens": ["cls"]},
+            "config.json, field 'tokens' should be one of 'class', 'distillation', 'register', not 'cls'.",
+        ),
         ({"tokens": [[]]}, "config.json, field 'tokens' should be one of 'class', 'distillation', 'register', not []."),
         ({"patch": [0, 4]}, "patch and channels must be at least 1, not 0x4 and 3."),
         ({"patch": [-4, 4]}, "patch and channels must be at least 1, not -4x4 and 3."),
