@@ -46,6 +46,8 @@ TOYS = {
     },
     "clipped": replace(TOY, position=PositionConfig("relative-2d", clip=(2, 0))),
     "clipped, patches only": replace(TOY, position=PositionConfig("relative-1d", clip=(3,), special=False)),
+    "pre-logits": replace(TOY, head=HeadConfig(classes=5, prelogits=11)),
+    "attention pooling": replace(TOY, tokens=(), head=HeadConfig(("map", "mean"), classes=5)),
     "no token": replace(TOY, tokens=(), head=HeadConfig(("mean",), norm="pooled")),
 }
 

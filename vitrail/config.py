@@ -50,7 +50,7 @@ class ViTConfig:
         if min(*self.patch, self.channels) < 1:
             raise UserError(f"patch and channels must be at least 1, not {size_text(self.patch)} and {self.channels}.")
         check_resolution(self.image_size, self.patch)
-        if missing := [part for part in self.head.parts if part != "mean" and part not in self.tokens]:
+        if missing := [part for part in self.head.parts if part not in ("mean", "map", *self.tokens)]:
             raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
         if self.head.layers > self.encoder.layers:
             raise UserError(f"The head pools {self.head.layers} layers, but there are {self.encoder.layers}.")
@@ -91,8 +91,13 @@ class ViTConfig:
 
     @property
     def feature_width(self) -> int:
-        """Length of the vector the classifier sees."""
+        """Length of the vector of features."""
         return self.head.layers * len(self.head.parts) * self.encoder.width
+
+    @property
+    def classifier_width(self) -> int:
+        """Length of the vector the classifier sees: the features, or what a pre-logits layer makes of them."""
+        return self.head.prelogits or self.feature_width
 
     def at(self, image_size: Size) -> ViTConfig:
         """The same model at another resolution."""

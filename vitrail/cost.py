@@ -15,9 +15,13 @@ def parameters(config: ViTConfig) -> int:
     attention = 4 * width * width + (4 if encoder.qkv_bias else 1) * width
     mlp = _first_mlp_width(config) * (width + 1) + (encoder.mlp_width + 1) * width
     norms_and_scales = 4 * width + (0 if encoder.layer_scale is None else 2 * width)
-    classifier = (config.feature_width + 1) * config.head.classes
+    head = (config.classifier_width + 1) * config.head.classes
+    if config.head.prelogits is not None:
+        head += (config.feature_width + 1) * config.head.prelogits
+    if "map" in config.head.parts:  # a probe, attention and a LayerNorm beside the MLP
+        head += width + attention + mlp + 2 * width
     blocks = encoder.layers * (attention + mlp + norms_and_scales)
-    return patch_embedding + tokens_and_positions + blocks + 2 * width + classifier
+    return patch_embedding + tokens_and_positions + blocks + 2 * width + head
 
 
 def flops(config: ViTConfig) -> int:
@@ -32,7 +36,11 @@ def flops(config: ViTConfig) -> int:
     attention = 2 * tokens * tokens * width
     if config.position.kind in RELATIVE:
         attention += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
-    return 2 * (embedding + encoder.layers * (dense + attention) + config.feature_width * config.head.classes)
+    head = config.classifier_width * config.head.classes + config.feature_width * (config.head.prelogits or 0)
+    if "map" in config.head.parts:  # keys and values of all tokens, the rest for the probe alone
+        one = 2 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width
+        head += one + 2 * tokens * width * width + 2 * tokens * width
+    return 2 * (embedding + encoder.layers * (dense + attention) + head)
 
 
 def _first_mlp_width(config: ViTConfig) -> int:

@@ -12,7 +12,7 @@ from vitrail.errors import UserError
 
 MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
 Token = Literal["class", "distillation", "register"]
-Part = Literal["class", "distillation", "mean"]
+Part = Literal["class", "distillation", "mean", "map"]
 PositionKind = Literal[
     "none",
     "learned-1d",
@@ -108,7 +108,8 @@ class HeadConfig:
 
     The features are, for each of the last ``layers`` blocks, the ``parts`` of its output, all
     concatenated: ``("class",)`` of one layer is ViT's y = LN(z_L^0) (equation 4), ``("class",
-    "mean")`` of one is DINOv2's linear evaluation with average pooling.
+    "mean")`` of one is DINOv2's linear evaluation with average pooling. ``map`` is attention pooling
+    over all tokens (2106.04560, section 3.2), learned with the model.
     """
 
     parts: tuple[Part, ...] = ("class",)
@@ -117,7 +118,17 @@ class HeadConfig:
     """Whether the last LayerNorm comes before pooling (the paper) or after it (timm's ``fc_norm``)."""
     classes: int = 0
     """Number of logits; 0: no classifier, the model ends in its features."""
+    prelogits: int | None = None
+    """Width of a dense layer with tanh between features and classifier, which ViT has while pretraining
+    (section 3.1); None: no such layer, as when fine-tuning."""
 
     def __post_init__(self) -> None:
         if not self.parts or self.layers < 1 or self.classes < 0:
             raise UserError(f"A head needs at least one part and one layer and no negative classes: {self}.")
+        if "map" in self.parts and self.layers > 1:
+            raise UserError(f"Attention pooling reads the last layer alone, not {self.layers}: pool 1 layer.")
+        if self.prelogits is not None and (self.prelogits < 1 or not self.classes):
+            raise UserError(
+                f"A pre-logits layer of width {self.prelogits} before {self.classes} classes: it needs at least one of "
+                "each; leave it out where there is no classifier."
+            )

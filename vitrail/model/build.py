@@ -10,7 +10,7 @@ from torch import Tensor
 from vitrail.config import PositionKind, ViTConfig
 from vitrail.model import position, relative, rotary
 from vitrail.model.encoder import Encoder
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.heads import AttentionPooling, Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import EveryLayer, Position
 from vitrail.model.vision import VisionTransformer
@@ -29,16 +29,17 @@ POSITIONS: dict[PositionKind, type[Position]] = {
 
 def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
-    width = config.encoder.width
+    encoder, head = config.encoder, config.head
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         model = VisionTransformer(
             config,
-            patches=PatchEmbedding(config.channels, width, config.patch),
+            patches=PatchEmbedding(config.channels, encoder.width, config.patch),
             position=_position(config),
-            encoder=Encoder(config.encoder),
-            pooling=Pooling(config.head, config.tokens),
-            classifier=Classifier(config.feature_width, config.head.classes) if config.head.classes else None,
+            encoder=Encoder(encoder),
+            pooling=Pooling(head, config.tokens, AttentionPooling(encoder) if "map" in head.parts else None),
+            prelogits=None if head.prelogits is None else PreLogits(config.feature_width, head.prelogits),
+            classifier=Classifier(config.classifier_width, head.classes) if head.classes else None,
         )
     return model.eval()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.config import ViTConfig, size_text
 from vitrail.errors import UserError
 from vitrail.model.encoder import Encoder, Trace
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.heads import Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import Position
 
@@ -25,6 +25,7 @@ class VisionTransformer(nn.Module):
         position: Position,
         encoder: Encoder,
         pooling: Pooling,
+        prelogits: PreLogits | None,
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
@@ -35,6 +36,7 @@ class VisionTransformer(nn.Module):
         self.encoder = encoder
         self.norm = nn.LayerNorm(config.encoder.width, eps=config.encoder.norm_eps)
         self.pooling = pooling
+        self.prelogits = prelogits
         self.classifier = classifier
 
     def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor:
@@ -45,11 +47,14 @@ class VisionTransformer(nn.Module):
         """
         if self.classifier is None:
             raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        logits: Tensor = self.classifier(self.features(images, trace))
+        features = self.features(images, trace)
+        if self.prelogits is not None:
+            features = self.prelogits(features)
+        logits: Tensor = self.classifier(features)
         return logits
 
     def features(self, images: Tensor, trace: Trace | None = None) -> Tensor:
-        """(B, C, H, W) -> what the classifier sees (B, F); for the paper's head y = LN(z_L^0)."""
+        """(B, C, H, W) -> what the head sees (B, F), before any pre-logits; for the paper's y = LN(z_L^0)."""
         return self.pool(images, self.pooling, trace)
 
     def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None) -> Tensor:
@@ -67,7 +72,8 @@ class VisionTransformer(nn.Module):
         of_layer = re.match(r"(?:encoder\.blocks|position\.layers)\.(\d+)\.", parameter)
         if of_layer is not None:
             return int(of_layer[1]) + 1
-        return self.config.encoder.layers + 1 if parameter.split(".")[0] in ("norm", "classifier") else 0
+        after = ("norm", "pooling", "prelogits", "classifier")
+        return self.config.encoder.layers + 1 if parameter.split(".")[0] in after else 0
 
     def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
