@@ -18,6 +18,7 @@ from vitrail.config import (
     Place,
     PositionConfig,
     PositionKind,
+    ResNetConfig,
     ViTConfig,
     variant,
 )
@@ -46,6 +47,7 @@ TOYS = {
     },
     "clipped": replace(TOY, position=PositionConfig("relative-2d", clip=(2, 0))),
     "clipped, patches only": replace(TOY, position=PositionConfig("relative-1d", clip=(3,), special=False)),
+    "hybrid": replace(TOY, stem=ResNetConfig((2, 1), width=32), patch=(1, 3)),
     "pre-logits": replace(TOY, head=HeadConfig(classes=5, prelogits=11)),
     "attention pooling": replace(TOY, tokens=(), head=HeadConfig(("map", "mean"), classes=5)),
     "no token": replace(TOY, tokens=(), head=HeadConfig(("mean",), norm="pooled")),

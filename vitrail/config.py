@@ -24,6 +24,7 @@ from vitrail.parts import Place as Place
 from vitrail.parts import PositionConfig as PositionConfig
 from vitrail.parts import PositionKind as PositionKind
 from vitrail.parts import Resampling as Resampling
+from vitrail.parts import ResNetConfig as ResNetConfig
 from vitrail.parts import Token as Token
 
 Size = tuple[int, int]
@@ -45,11 +46,13 @@ class ViTConfig:
     """Learned tokens before the patches, in order; registers (2309.16588) come last and have no position."""
     position: PositionConfig = field(default_factory=PositionConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    stem: ResNetConfig | None = None
+    """A hybrid's ResNet, whose feature map is then cut into patches: ``patch`` counts its cells."""
 
     def __post_init__(self) -> None:
         if min(*self.patch, self.channels) < 1:
             raise UserError(f"patch and channels must be at least 1, not {size_text(self.patch)} and {self.channels}.")
-        check_resolution(self.image_size, self.patch)
+        check_resolution(self.image_size, self.cell)
         if missing := [part for part in self.head.parts if part not in ("mean", "map", *self.tokens)]:
             raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
         if self.head.layers > self.encoder.layers:
@@ -80,9 +83,15 @@ class ViTConfig:
         return len(self.tokens) - self.registers if self.position.special else 0
 
     @property
+    def cell(self) -> Size:
+        """Pixels of the image that a token stands for: the patch, as large as the stem's stride makes it."""
+        stride = 1 if self.stem is None else self.stem.stride
+        return (self.patch[0] * stride, self.patch[1] * stride)
+
+    @property
     def grid(self) -> Size:
         """Patches down and across: (H/P, W/P)."""
-        return (self.image_size[0] // self.patch[0], self.image_size[1] // self.patch[1])
+        return (self.image_size[0] // self.cell[0], self.image_size[1] // self.cell[1])
 
     @property
     def sequence(self) -> int:
@@ -258,14 +267,22 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "g": (40, 1536, 4096, 24),
 }
 
-_NAME = re.compile(r"(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
+# Name and pixels to a token: units of each stage. Google's published hybrids.
+STEMS: dict[tuple[str, int], tuple[int, ...]] = {
+    ("R26", 32): (2, 2, 2, 2),
+    ("R50", 16): (3, 4, 9),
+    ("R50", 32): (3, 4, 6, 3),
+}
+
+_NAME = re.compile(r"(?:(?P<stem>R\d+)\+)?(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
 
 
 def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTConfig:
     """The configuration that a name such as ``ViT-B/16`` or ``DINOv2-S/14`` stands for.
 
     ViT names are size/patch at 224 pixels (ViT section 4.1); DINOv2's have LayerScale, a grid of
-    518 pixels and, for ``g``, SwiGLU.
+    518 pixels and, for ``g``, SwiGLU. ``R50+ViT-B/16`` is a hybrid: a ResNet with a token for each cell
+    of its feature map.
 
     Raises:
         UserError: no such variant; the nearest name is suggested.
@@ -276,14 +293,17 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         or match["size"] not in SIZES
         or int(match["patch"]) == 0
         or (match["family"], match["size"]) == ("ViT", "g")  # the paper's own ViT-g (2106.04560) is another shape
+        or (match["stem"] and (match["family"] != "ViT" or (match["stem"], int(match["patch"])) not in STEMS))
     ):
         known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
         known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
+        known += [f"{stem}+ViT-{size}/{patch}" for size in SIZES if size != "g" for stem, patch in STEMS]
         raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
     layers, width, mlp_width, heads = SIZES[match["size"]]
     dinov2 = match["family"] == "DINOv2"
     patch = int(match["patch"])
     native = (518, 518) if dinov2 else (224, 224)
+    stem = ResNetConfig(STEMS[match["stem"], patch]) if match["stem"] else None
     return ViTConfig(
         encoder=EncoderConfig(
             layers=layers,
@@ -293,9 +313,10 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
             mlp="swiglu" if match["size"] == "g" else "gelu",
             layer_scale=1e-5 if dinov2 else None,
         ),
-        patch=(patch, patch),
+        patch=(patch, patch) if stem is None else (1, 1),
         image_size=image_size or native,
         head=HeadConfig(classes=classes),
+        stem=stem,
     )
 
 

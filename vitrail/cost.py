@@ -10,7 +10,7 @@ from vitrail.config import RELATIVE, ViTConfig
 def parameters(config: ViTConfig) -> int:
     """Number of learned numbers."""
     encoder, width = config.encoder, config.encoder.width
-    patch_embedding = config.patch[0] * config.patch[1] * config.channels * width + width
+    patch_embedding = math.prod(config.patch) * _channels(config) * width + width
     tokens_and_positions = len(config.tokens) * width + _positions(config)
     attention = 4 * width * width + (4 if encoder.qkv_bias else 1) * width
     mlp = _first_mlp_width(config) * (width + 1) + (encoder.mlp_width + 1) * width
@@ -21,7 +21,10 @@ def parameters(config: ViTConfig) -> int:
     if "map" in config.head.parts:  # a probe, attention and a LayerNorm beside the MLP
         head += width + attention + mlp + 2 * width
     blocks = encoder.layers * (attention + mlp + norms_and_scales)
-    return patch_embedding + tokens_and_positions + blocks + 2 * width + head
+    convolutions = _convolutions(config)
+    # Every convolution has a GroupNorm with two numbers a channel.
+    stem = sum(size * size * inputs * outputs + 2 * outputs for size, inputs, outputs, _ in convolutions)
+    return stem + patch_embedding + tokens_and_positions + blocks + 2 * width + head
 
 
 def flops(config: ViTConfig) -> int:
@@ -31,7 +34,10 @@ def flops(config: ViTConfig) -> int:
     """
     encoder, width, tokens = config.encoder, config.encoder.width, config.sequence
     patches = config.grid[0] * config.grid[1]
-    embedding = patches * config.patch[0] * config.patch[1] * config.channels * width
+    H, W = config.image_size
+    embedding = patches * math.prod(config.patch) * _channels(config) * width
+    for size, inputs, outputs, stride in _convolutions(config):
+        embedding += size * size * inputs * outputs * (H // stride) * (W // stride)
     dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
     attention = 2 * tokens * tokens * width
     if config.position.kind in RELATIVE:
@@ -65,3 +71,25 @@ def _relative_vectors(config: ViTConfig) -> int:
     h, w = config.grid
     reach = config.position.clip or ((h * w - 1,) if config.position.kind == "relative-1d" else (h - 1, w - 1))
     return math.prod(2 * k + 1 for k in reach) + (3 if config.positioned else 0)
+
+
+def _channels(config: ViTConfig) -> int:
+    """Channels of what is cut into patches."""
+    return config.channels if config.stem is None else config.stem.outputs
+
+
+def _convolutions(config: ViTConfig) -> list[tuple[int, int, int, int]]:
+    """Size, input and output channels of a hybrid's convolutions, and pixels of the image to one of its output."""
+    if config.stem is None:
+        return []
+    width, stride = config.stem.width, 4
+    found = [(7, config.channels, width, 2)]
+    inputs = width
+    for stage, units in enumerate(config.stem.layers):
+        before = stride
+        width, stride = config.stem.width * 2**stage, 4 * 2**stage
+        found.append((1, inputs, 4 * width, stride))  # the shortcut
+        for _ in range(units):
+            found += [(1, inputs, width, before), (3, width, width, stride), (1, width, 4 * width, stride)]
+            inputs, before = 4 * width, stride
+    return found

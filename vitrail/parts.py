@@ -132,3 +132,36 @@ class HeadConfig:
                 f"A pre-logits layer of width {self.prelogits} before {self.classes} classes: it needs at least one of "
                 "each; leave it out where there is no classifier."
             )
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """The convolutional stem of a hybrid (ViT section 3.1 and appendix B.2): R50 is (3, 4, 9) at stride 16."""
+
+    layers: tuple[int, ...]
+    """Units of each stage; the first stage keeps the root's stride of 4, each further one doubles it."""
+    width: int = 64
+    """Channels of the root and of the first stage's inner convolutions."""
+    standard: Literal["deviation", "variance"] = "deviation"
+    """What ``standard_eps`` is added to before kernels are divided: Google's w / (std + 1e-5), or timm's
+    w / sqrt(var + 1e-8)."""
+    standard_eps: float = 1e-5
+    norm_eps: float = 1e-6
+    """Of GroupNorm: Google's 1e-6, timm's 1e-5."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or min(self.layers) < 1 or self.width < 32 or self.width % 32:
+            raise UserError(
+                f"A ResNet needs units in each of its stages and a width that is a multiple of 32 (its GroupNorm has "
+                f"32 groups), not {list(self.layers)} and {self.width}."
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image for one cell of the feature map, each way."""
+        return 4 << (len(self.layers) - 1)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the feature map."""
+        return 4 * self.width << (len(self.layers) - 1)

@@ -13,6 +13,7 @@ from vitrail.model.encoder import Encoder
 from vitrail.model.heads import AttentionPooling, Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import EveryLayer, Position
+from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
 
 POSITIONS: dict[PositionKind, type[Position]] = {
@@ -30,11 +31,13 @@ POSITIONS: dict[PositionKind, type[Position]] = {
 def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
     encoder, head = config.encoder, config.head
+    channels = config.channels if config.stem is None else config.stem.outputs
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         model = VisionTransformer(
             config,
-            patches=PatchEmbedding(config.channels, encoder.width, config.patch),
+            stem=None if config.stem is None else ResNet(config.stem, config.channels),
+            patches=PatchEmbedding(channels, encoder.width, config.patch),
             position=_position(config),
             encoder=Encoder(encoder),
             pooling=Pooling(head, config.tokens, AttentionPooling(encoder) if "map" in head.parts else None),

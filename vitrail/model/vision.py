@@ -13,6 +13,7 @@ from vitrail.model.encoder import Encoder, Trace
 from vitrail.model.heads import Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import Position
+from vitrail.model.resnet import ResNet
 
 
 class VisionTransformer(nn.Module):
@@ -21,6 +22,7 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         config: ViTConfig,
+        stem: ResNet | None,
         patches: PatchEmbedding,
         position: Position,
         encoder: Encoder,
@@ -30,6 +32,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.stem = stem
         self.patches = patches
         self.tokens = nn.Parameter(torch.zeros(len(config.tokens), config.encoder.width))  # (T, D)
         self.position = position
@@ -86,7 +89,7 @@ class VisionTransformer(nn.Module):
                 f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
                 f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
             )
-        x = self.patches(images)  # (B, h w, D)
+        x = self.patches(images if self.stem is None else self.stem(images))  # (B, h w, D)
         x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
         outputs: tuple[Tensor, ...] = self.encoder(x, self.position, last, trace)
         return outputs
