@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.config import (
+    ABSOLUTE,
+    RELATIVE,
     SIZES,
     EncoderConfig,
     HeadConfig,
     Interpolation,
     MLPKind,
     ModelCard,
+    Place,
     PositionConfig,
+    PositionKind,
     Preprocessing,
     Resampling,
+    ResNetConfig,
     Size,
     ViTConfig,
     check_resolution,
@@ -163,16 +168,45 @@ rate = st.floats(0.0, 1.0, exclude_max=True)
 
 
 @st.composite
+def positions(draw: st.DrawFn) -> PositionConfig:
+    """Any valid position scheme."""
+    kind = draw(st.sampled_from(get_args(PositionKind)))
+    axes = RELATIVE.get(kind)
+    offsets = st.tuples(*[st.integers(0, 100)] * (axes or 0))
+    return PositionConfig(
+        kind=kind,
+        resampling=draw(st.sampled_from(get_args(Resampling))),
+        place=draw(st.sampled_from(get_args(Place))) if kind in ABSOLUTE else "stem",
+        special=draw(st.booleans()),
+        clip=draw(st.none() | offsets) if axes else None,
+        rope_base=draw(st.floats(1e-3, 1e6)),
+    )
+
+
+stems = st.builds(
+    ResNetConfig,
+    layers=st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+    width=st.sampled_from([32, 64, 96]),
+    standard=st.sampled_from(["deviation", "variance"]),
+    standard_eps=st.floats(1e-12, 1e-3),
+    norm_eps=st.floats(1e-12, 1e-3),
+)
+
+
+@st.composite
 def vit_configs(draw: st.DrawFn) -> ViTConfig:
     """Any valid architecture."""
     heads, layers = draw(st.integers(1, 16)), draw(st.integers(1, 48))
     patch = draw(st.tuples(cells, cells))
     tokens = draw(st.sampled_from([(), ("class",), ("class", "distillation")]))
-    parts = draw(st.lists(st.sampled_from(["mean", *tokens]), min_size=1, unique=True))
+    parts = draw(st.lists(st.sampled_from(["mean", "map", *tokens]), min_size=1, unique=True))
+    position, stem = draw(positions()), draw(st.none() | stems)
+    cell = 1 if stem is None else stem.stride
+    classes = draw(st.integers(0, 21843))
     return ViTConfig(
         encoder=EncoderConfig(
             layers=layers,
-            width=heads * draw(st.integers(1, 128)),
+            width=heads * 4 * draw(st.integers(1, 32)),
             heads=heads,
             mlp_width=draw(st.integers(1, 8192)),
             mlp=draw(st.sampled_from(get_args(MLPKind))),
@@ -183,16 +217,18 @@ def vit_configs(draw: st.DrawFn) -> ViTConfig:
             drop_path=draw(rate),
         ),
         patch=patch,
-        image_size=(patch[0] * draw(st.integers(1, 40)), patch[1] * draw(st.integers(1, 40))),
+        image_size=(patch[0] * cell * draw(st.integers(1, 20)), patch[1] * cell * draw(st.integers(1, 20))),
         channels=draw(st.integers(1, 13)),
-        tokens=tokens,
-        position=PositionConfig(resampling=draw(st.sampled_from(get_args(Resampling)))),
+        tokens=(*tokens, *["register"] * draw(st.integers(0, 8))),
+        position=position,
         head=HeadConfig(
             parts=tuple(parts),
-            layers=draw(st.integers(1, layers)),
+            layers=1 if "map" in parts else draw(st.integers(1, layers)),
             norm=draw(st.sampled_from(["tokens", "pooled"])),
-            classes=draw(st.integers(0, 21843)),
+            classes=classes,
+            prelogits=draw(st.none() | st.integers(1, 4096)) if classes else None,
         ),
+        stem=stem,
     )
 
 
