@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitrail.config import Resampling, Size
-from vitrail.model.position import resample_grid
+from vitrail.config import EncoderConfig, PositionConfig, PositionKind, Resampling, Size, ViTConfig
+from vitrail.model.build import build, to_grid
+from vitrail.model.position import paired, resample_grid
 
 WIDTH = 8
 TO = [(5, 5), (24, 24), (16, 16), (10, 21), (1, 3), (14, 13)]
@@ -142,3 +143,70 @@ def test_the_ways_differ() -> None:
             difference = float((one(first) - one(second)).norm() / one(first).norm())
             assert (difference == 0) if first == second else difference > 1e-3, (first, second)
     assert float((one("bicubic") - one("bicubic-corner")).norm() / one("bicubic").norm()) > 0.07
+
+
+@pytest.mark.parametrize("how", get_args(Resampling))
+@pytest.mark.parametrize("new", [(10, 1), (4, 1), (1, 1), (1, 10)])
+def test_one_column_is_as_good_as_one_row(how: Resampling, new: Size) -> None:
+    """PyTorch's antialiased interpolation is wrong where the result is one column wide."""
+    table = _table((6, 9))
+    sideways = resample_grid(table.transpose(0, 1).contiguous(), (new[1], new[0]), how).transpose(0, 1)
+    torch.testing.assert_close(resample_grid(table, new, how), sideways, rtol=0, atol=1e-10)
+
+
+# --- each scheme in its own way ---
+
+
+def _scheme(grid: Size, **fields: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
+    config = ViTConfig(EncoderConfig(2, 8, 2, 8), (1, 1), grid, position=PositionConfig(**fields))
+    state = build(config).double().state_dict()
+    return config, {name: torch.randn_like(tensor) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("how", get_args(Resampling))
+def test_two_tables_resampled_are_their_pairs_resampled(how: Resampling) -> None:
+    """Every way is separable, so rows and columns apart give what the whole grid of their pairs would."""
+    old, tensors = _scheme((6, 9), kind="learned-2d", resampling=how)
+    changed, note = to_grid(tensors, old, old.at((10, 4)))
+    assert note == f"6x9 -> 10x4 ({how})"
+    pairs = paired(tensors["position.down"], tensors["position.across"]).reshape(6, 9, -1)
+    ours = paired(changed["position.down"], changed["position.across"]).reshape(10, 4, -1)
+    torch.testing.assert_close(ours, resample_grid(pairs, (10, 4), how), rtol=0, atol=1e-10)
+
+
+def test_every_layer_takes_its_own_table_along() -> None:
+    old, tensors = _scheme((6, 9), kind="learned-1d", place="every-layer")
+    changed, _ = to_grid(tensors, old, old.at((3, 12)))
+    assert set(changed) == {"position.layers.0.grid", "position.layers.1.grid"}
+    for name, tensor in changed.items():
+        assert torch.equal(tensor, resample_grid(tensors[name], (3, 12), "bicubic-corner"))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("relative-1d", (107,)), ("relative-2d", (11, 17))])
+def test_offset_zero_stays_in_the_middle(kind: PositionKind, shape: tuple[int, ...]) -> None:
+    old, tensors = _scheme((6, 9), kind=kind)
+    name = "position.layers.1.offsets"
+    assert tensors[name].shape[:-1] == shape
+    new = old.at((8, 5))
+    changed, _ = to_grid(tensors, old, new)
+    middle, before = changed[name].flatten(0, -2), tensors[name].flatten(0, -2)
+    assert changed[name].shape == build(new).state_dict()[name].shape
+    torch.testing.assert_close(middle[len(middle) // 2], before[len(before) // 2], rtol=0, atol=1e-10)
+    torch.testing.assert_close(middle[[0, -1]], before[[0, -1]], rtol=0, atol=1e-10)
+    assert not torch.allclose(middle[1], before[1])
+
+
+@pytest.mark.parametrize("fields", [{"kind": "relative-1d", "clip": (4,)}, {"kind": "relative-2d", "clip": (2, 3)}])
+def test_clipped_offsets_count_patches(fields: dict[str, Any]) -> None:
+    old, tensors = _scheme((6, 9), **fields)
+    changed, note = to_grid(tensors, old, old.at((8, 5)))
+    assert not changed
+    assert note.startswith("6x9 -> 8x5 (kept, offsets count patches")
+    assert ("lead elsewhere" in note) == (fields["kind"] == "relative-1d")
+    assert "elsewhere" not in to_grid(tensors, old, old.at((8, 9)))[1]  # rows as long as before
+
+
+def test_the_same_grid_is_nothing_to_do() -> None:
+    for kind in get_args(PositionKind):
+        old, tensors = _scheme((6, 9), kind=kind)
+        assert to_grid(tensors, old, old) == ({}, "")

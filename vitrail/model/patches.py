@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitrail.config import Size
+from vitrail.model.position import antialiased
 
 Order = Literal["chw", "cwh", "hcw", "hwc", "wch", "whc"]
 """How a patch's pixels are put in a row: the last letter runs fastest. PyTorch's kernels are chw, Flax's hwc."""
@@ -88,6 +88,6 @@ def resize_patches(kernel: Tensor, size: Size) -> Tensor:
     if tuple(old) == size:
         return kernel
     basis = torch.eye(old.numel(), dtype=torch.float64, device=kernel.device).reshape(-1, 1, *old)
-    resized = F.interpolate(basis, size, mode="bicubic", antialias=True).flatten(1)  # B^T, (P P, P' P')
+    resized = antialiased(basis, size).flatten(1)  # B^T, (P P, P' P')
     pixels: Tensor = torch.linalg.pinv(resized) @ kernel.double().flatten(2).unsqueeze(-1)  # (D, C, P' P', 1)
     return pixels.reshape(*kernel.shape[:2], *size).to(kernel.dtype)

@@ -228,8 +228,19 @@ def resample_grid(table: Tensor, grid: Size, how: Resampling) -> Tensor:
         # The +0.1 keeps floor(h * scale) from falling one short; the scale it gives is then used as it is.
         scale = ((grid[0] + 0.1) / table.shape[0], (grid[1] + 0.1) / table.shape[1])
         image = F.interpolate(image, scale_factor=scale, mode=mode)
+    elif variant == "antialias":
+        image = antialiased(image, grid)
     else:
-        image = F.interpolate(
-            image, size=grid, mode=mode, align_corners=variant == "corner", antialias=variant == "antialias"
-        )
+        image = F.interpolate(image, size=grid, mode=mode, align_corners=variant == "corner")
     return image[0].permute(1, 2, 0).contiguous().to(table.dtype)
+
+
+def antialiased(image: Tensor, size: Size) -> Tensor:
+    """Bicubic resizing with antialiasing, (B, C, H, W) -> (B, C, *size).
+
+    PyTorch (2.14 still) gives wrong numbers in all rows but the first where the result is one column
+    wide; one row is right, so there the image is laid on its side.
+    """
+    if size[1] == 1:
+        return F.interpolate(image.mT, size=(1, size[0]), mode="bicubic", antialias=True).mT
+    return F.interpolate(image, size=size, mode="bicubic", antialias=True)
