@@ -328,3 +328,11 @@ def test_registers_come_last() -> None:
         UserError, match=r"Register tokens stand after the others, not as in \['register', 'class'\]\.$"
     ):
         _config((2, 2), ("register", "class"))
+
+
+def test_registers_start_apart() -> None:
+    """They have no position, so equal ones would have equal gradients for ever; class tokens start at zero."""
+    tokens = build(_config((2, 2), ("class", "register", "register"))).tokens
+    assert not tokens[0].any()
+    assert tokens[1:].any()
+    assert not torch.equal(tokens[1], tokens[2])

@@ -35,6 +35,8 @@ class VisionTransformer(nn.Module):
         self.stem = stem
         self.patches = patches
         self.tokens = nn.Parameter(torch.zeros(len(config.tokens), config.encoder.width))  # (T, D)
+        # Without positions, registers that start alike would stay alike for good.
+        nn.init.normal_(self.tokens.data[len(config.tokens) - config.registers :], std=0.02)
         self.position = position
         self.encoder = encoder
         self.norm = nn.LayerNorm(config.encoder.width, eps=config.encoder.norm_eps)
