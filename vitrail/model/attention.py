@@ -52,11 +52,15 @@ def biased(q: Tensor, k: Tensor, v: Tensor, relation: Relation) -> Tensor:
 
 def explicit(q: Tensor, k: Tensor, relation: Relation | None) -> Tensor:
     """The attention weights softmax(q k^T / sqrt(D/K) + bias) themselves: (B, K, N, N)."""
-    logits = q @ k.mT * q.shape[-1] ** -0.5  # (B, K, N, N)
-    if relation is not None and relation.biased:
-        biases = [relation.bias(q[:, :, block], block) for block in _blocks(q.shape[2])]
-        logits = logits + torch.cat([bias for bias in biases if bias is not None], dim=2)
-    return torch.softmax(logits, dim=-1)
+
+    def weights(part: Tensor, bias: Tensor | None) -> Tensor:
+        logits = part @ k.mT * part.shape[-1] ** -0.5  # (B, K, n, N)
+        return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+    if relation is None or not relation.biased:
+        return weights(q, None)
+    blocks = _blocks(q.shape[2])  # so that of N x N there is only the result
+    return torch.cat([weights(q[:, :, block], relation.bias(q[:, :, block], block)) for block in blocks], dim=2)
 
 
 def _blocks(tokens: int) -> Iterator[slice]:
