@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.config import (
+    ABSOLUTE,
+    RELATIVE,
     SIZES,
     EncoderConfig,
     HeadConfig,
     Interpolation,
     MLPKind,
     ModelCard,
+    Place,
     PositionConfig,
+    PositionKind,
     Preprocessing,
     Resampling,
+    ResNetConfig,
     Size,
     ViTConfig,
     check_resolution,
@@ -95,7 +100,7 @@ def test_the_nearest_variant_is_suggested(name: str, nearest: str) -> None:
 
 
 def test_a_name_far_from_all_lists_them() -> None:
-    with pytest.raises(UserError, match=r"^There is no variant '\?'; known are ViT-Ti/8, .*DINOv2-g/14\.$"):
+    with pytest.raises(UserError, match=r"^There is no variant '\?'; known are ViT-Ti/8, .*DINOv2-g/14 and 15 more\.$"):
         variant("?")
     assert suggestion("x", ["left", "right"]) == "; known are left, right"
 
@@ -163,16 +168,45 @@ rate = st.floats(0.0, 1.0, exclude_max=True)
 
 
 @st.composite
+def positions(draw: st.DrawFn) -> PositionConfig:
+    """Any valid position scheme."""
+    kind = draw(st.sampled_from(get_args(PositionKind)))
+    axes = RELATIVE.get(kind)
+    offsets = st.tuples(*[st.integers(0, 100)] * (axes or 0))
+    return PositionConfig(
+        kind=kind,
+        resampling=draw(st.sampled_from(get_args(Resampling))),
+        place=draw(st.sampled_from(get_args(Place))) if kind in ABSOLUTE else "stem",
+        special=draw(st.booleans()),
+        clip=draw(st.none() | offsets) if axes else None,
+        rope_base=draw(st.floats(1e-3, 1e6)),
+    )
+
+
+stems = st.builds(
+    ResNetConfig,
+    layers=st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+    width=st.sampled_from([32, 64, 96]),
+    standard=st.sampled_from(["deviation", "variance"]),
+    standard_eps=st.floats(1e-12, 1e-3),
+    norm_eps=st.floats(1e-12, 1e-3),
+)
+
+
+@st.composite
 def vit_configs(draw: st.DrawFn) -> ViTConfig:
     """Any valid architecture."""
     heads, layers = draw(st.integers(1, 16)), draw(st.integers(1, 48))
     patch = draw(st.tuples(cells, cells))
     tokens = draw(st.sampled_from([(), ("class",), ("class", "distillation")]))
-    parts = draw(st.lists(st.sampled_from(["mean", *tokens]), min_size=1, unique=True))
+    parts = draw(st.lists(st.sampled_from(["mean", "map", *tokens]), min_size=1, unique=True))
+    position, stem = draw(positions()), draw(st.none() | stems)
+    cell = 1 if stem is None else stem.stride
+    classes = draw(st.integers(0, 21843))
     return ViTConfig(
         encoder=EncoderConfig(
             layers=layers,
-            width=heads * draw(st.integers(1, 128)),
+            width=heads * 4 * draw(st.integers(1, 32)),
             heads=heads,
             mlp_width=draw(st.integers(1, 8192)),
             mlp=draw(st.sampled_from(get_args(MLPKind))),
@@ -183,16 +217,18 @@ def vit_configs(draw: st.DrawFn) -> ViTConfig:
             drop_path=draw(rate),
         ),
         patch=patch,
-        image_size=(patch[0] * draw(st.integers(1, 40)), patch[1] * draw(st.integers(1, 40))),
+        image_size=(patch[0] * cell * draw(st.integers(1, 20)), patch[1] * cell * draw(st.integers(1, 20))),
         channels=draw(st.integers(1, 13)),
-        tokens=tokens,
-        position=PositionConfig(resampling=draw(st.sampled_from(get_args(Resampling)))),
+        tokens=(*tokens, *["register"] * draw(st.integers(0, 8))),
+        position=position,
         head=HeadConfig(
             parts=tuple(parts),
-            layers=draw(st.integers(1, layers)),
+            layers=1 if "map" in parts else draw(st.integers(1, layers)),
             norm=draw(st.sampled_from(["tokens", "pooled"])),
-            classes=draw(st.integers(0, 21843)),
+            classes=classes,
+            prelogits=draw(st.none() | st.integers(1, 4096)) if classes else None,
         ),
+        stem=stem,
     )
 
 
@@ -251,8 +287,11 @@ def test_an_integer_is_read_as_the_float_it_stands_for() -> None:
         ({"patch": 4}, "config.json, field 'patch' should be a list, not 4."),
         ({"patch": [4, 4, 4]}, "config.json, field 'patch' should have 2 entries, not 3."),
         ({"patch": [4, "4"]}, "config.json, field 'patch' should be int, not '4'."),
-        ({"tokens": ["cls"]}, "config.json, field 'tokens' should be one of 'class', 'distillation', not 'cls'."),
-        ({"tokens": [[]]}, "config.json, field 'tokens' should be one of 'class', 'distillation', not []."),
+        (
+            {"tokens": ["cls"]},
+            "config.json, field 'tokens' should be one of 'class', 'distillation', 'register', not 'cls'.",
+        ),
+        ({"tokens": [[]]}, "config.json, field 'tokens' should be one of 'class', 'distillation', 'register', not []."),
         ({"patch": [0, 4]}, "patch and channels must be at least 1, not 0x4 and 3."),
         ({"patch": [-4, 4]}, "patch and channels must be at least 1, not -4x4 and 3."),
         ({"channels": 0}, "patch and channels must be at least 1, not 4x4 and 0."),

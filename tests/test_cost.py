@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail import cost
-from vitrail.config import EncoderConfig, HeadConfig, ViTConfig, variant
+from vitrail.config import (
+    ABSOLUTE,
+    EncoderConfig,
+    HeadConfig,
+    Place,
+    PositionConfig,
+    PositionKind,
+    ResNetConfig,
+    ViTConfig,
+    variant,
+)
 from vitrail.model.build import build
 
 TOY = ViTConfig(
@@ -25,6 +36,20 @@ TOYS = {
     "SwiGLU": replace(TOY, encoder=replace(TOY.encoder, mlp="swiglu")),
     "one channel, mean of two layers": replace(TOY, channels=1, head=HeadConfig(("class", "mean"), 2, classes=3)),
     "distilled": replace(TOY, tokens=("class", "distillation"), head=HeadConfig(("class", "distillation"))),
+    "registers without own positions": replace(
+        TOY, tokens=("class", "register", "register"), position=PositionConfig(special=False)
+    ),
+    **{
+        f"{kind} {place}": replace(TOY, tokens=("class", "register"), position=PositionConfig(kind, place=place))
+        for kind in get_args(PositionKind)
+        for place in get_args(Place)
+        if kind in ABSOLUTE or place == "stem"
+    },
+    "clipped": replace(TOY, position=PositionConfig("relative-2d", clip=(2, 0))),
+    "clipped, patches only": replace(TOY, position=PositionConfig("relative-1d", clip=(3,), special=False)),
+    "hybrid": replace(TOY, stem=ResNetConfig((2, 1), width=32), patch=(1, 3)),
+    "pre-logits": replace(TOY, head=HeadConfig(classes=5, prelogits=11)),
+    "attention pooling": replace(TOY, tokens=(), head=HeadConfig(("map", "mean"), classes=5)),
     "no token": replace(TOY, tokens=(), head=HeadConfig(("mean",), norm="pooled")),
 }
 

@@ -14,84 +14,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vitrail.errors import UserError
+from vitrail.parts import ABSOLUTE as ABSOLUTE
+from vitrail.parts import RELATIVE as RELATIVE
+from vitrail.parts import EncoderConfig as EncoderConfig
+from vitrail.parts import HeadConfig as HeadConfig
+from vitrail.parts import MLPKind as MLPKind
+from vitrail.parts import Part as Part
+from vitrail.parts import Place as Place
+from vitrail.parts import PositionConfig as PositionConfig
+from vitrail.parts import PositionKind as PositionKind
+from vitrail.parts import Resampling as Resampling
+from vitrail.parts import ResNetConfig as ResNetConfig
+from vitrail.parts import Token as Token
 
 Size = tuple[int, int]
 """Height and width, in that order: pixels of an image or a patch, or cells of a grid."""
 
-MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
-Part = Literal["class", "distillation", "mean"]
-PositionKind = Literal["learned-1d"]
-Resampling = Literal[
-    "bicubic-corner",  # the article's and torchvision's: corners land on corners
-    "bilinear-corner",  # Google's
-    "bicubic",  # transformers, MAE: half-pixel centres
-    "bilinear",  # timm from .npz
-    "bicubic-antialias",  # timm from a state dict
-    "bicubic-offset",  # the original DINO and DINOv2: a scale factor with +0.1 on the size
-]
 Fit = Literal["crop", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The stack of blocks (ViT section 3.1, table 1)."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp_width: int
-    mlp: MLPKind = "gelu"
-    norm_eps: float = 1e-6
-    qkv_bias: bool = True
-    layer_scale: float | None = None
-    """Initial value of LayerScale's diagonal (CaiT, DINOv2); None: no LayerScale."""
-    dropout: float = 0.0
-    """After every dense layer but qkv, and after the position embedding (ViT appendix B.1)."""
-    drop_path: float = 0.0
-    """Stochastic depth of the last block; it rises linearly from 0 at the first."""
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.width % self.heads:
-            raise UserError(
-                f"{self.heads} heads do not divide a width of {self.width}: choose a number of heads that does."
-            )
-        for name in ("dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class PositionConfig:
-    """How tokens know where they stand (ViT appendix D.4)."""
-
-    kind: PositionKind = "learned-1d"
-    resampling: Resampling = "bicubic-corner"
-    """How this model's table is taken to another grid; libraries disagree, so it travels with it."""
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """Tokens -> features -> logits.
-
-    The features are, for each of the last ``layers`` blocks, the ``parts`` of its output, all
-    concatenated: ``("class",)`` of one layer is ViT's y = LN(z_L^0) (equation 4), ``("class",
-    "mean")`` of one is DINOv2's linear evaluation with average pooling.
-    """
-
-    parts: tuple[Part, ...] = ("class",)
-    layers: int = 1
-    norm: Literal["tokens", "pooled"] = "tokens"
-    """Whether the last LayerNorm comes before pooling (the paper) or after it (timm's ``fc_norm``)."""
-    classes: int = 0
-    """Number of logits; 0: no classifier, the model ends in its features."""
-
-    def __post_init__(self) -> None:
-        if not self.parts or self.layers < 1 or self.classes < 0:
-            raise UserError(f"A head needs at least one part and one layer and no negative classes: {self}.")
 
 
 @dataclass(frozen=True)
@@ -102,24 +42,56 @@ class ViTConfig:
     patch: Size = (16, 16)
     image_size: Size = (224, 224)
     channels: int = 3
-    tokens: tuple[Literal["class", "distillation"], ...] = ("class",)
-    """Learned tokens before the patches, in order; each has its own position."""
+    tokens: tuple[Token, ...] = ("class",)
+    """Learned tokens before the patches, in order; registers (2309.16588) come last and have no position."""
     position: PositionConfig = field(default_factory=PositionConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    stem: ResNetConfig | None = None
+    """A hybrid's ResNet, whose feature map is then cut into patches: ``patch`` counts its cells."""
 
     def __post_init__(self) -> None:
         if min(*self.patch, self.channels) < 1:
             raise UserError(f"patch and channels must be at least 1, not {size_text(self.patch)} and {self.channels}.")
-        check_resolution(self.image_size, self.patch)
-        if missing := [part for part in self.head.parts if part != "mean" and part not in self.tokens]:
+        check_resolution(self.image_size, self.cell)
+        if missing := [part for part in self.head.parts if part not in ("mean", "map", *self.tokens)]:
             raise UserError(f"The head pools the {missing[0]} token, but the model has only {list(self.tokens)}.")
         if self.head.layers > self.encoder.layers:
             raise UserError(f"The head pools {self.head.layers} layers, but there are {self.encoder.layers}.")
+        if "register" in self.tokens[: len(self.tokens) - self.registers]:
+            raise UserError(f"Register tokens stand after the others, not as in {list(self.tokens)}.")
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        width, head = self.encoder.width, self.encoder.width // self.encoder.heads
+        needed = {"sinusoidal-1d": (width, 2), "learned-2d": (width, 2), "sincos-2d": (width, 4), "rope-2d": (head, 4)}
+        length, divisor = needed.get(self.position.kind, (0, 1))
+        if length % divisor:
+            what = "width" if length == width else "width of a head"
+            raise UserError(
+                f"Positions of kind {self.position.kind} need a {what} divisible by {divisor}, not {length}: "
+                "choose another width, number of heads or kind."
+            )
+
+    @property
+    def registers(self) -> int:
+        """How many of the learned tokens are registers."""
+        return self.tokens.count("register")
+
+    @property
+    def positioned(self) -> int:
+        """How many of the learned tokens have positions: they are the first."""
+        return len(self.tokens) - self.registers if self.position.special else 0
+
+    @property
+    def cell(self) -> Size:
+        """Pixels of the image that a token stands for: the patch, as large as the stem's stride makes it."""
+        stride = 1 if self.stem is None else self.stem.stride
+        return (self.patch[0] * stride, self.patch[1] * stride)
 
     @property
     def grid(self) -> Size:
         """Patches down and across: (H/P, W/P)."""
-        return (self.image_size[0] // self.patch[0], self.image_size[1] // self.patch[1])
+        return (self.image_size[0] // self.cell[0], self.image_size[1] // self.cell[1])
 
     @property
     def sequence(self) -> int:
@@ -128,8 +100,13 @@ class ViTConfig:
 
     @property
     def feature_width(self) -> int:
-        """Length of the vector the classifier sees."""
+        """Length of the vector of features."""
         return self.head.layers * len(self.head.parts) * self.encoder.width
+
+    @property
+    def classifier_width(self) -> int:
+        """Length of the vector the classifier sees: the features, or what a pre-logits layer makes of them."""
+        return self.head.prelogits or self.feature_width
 
     def at(self, image_size: Size) -> ViTConfig:
         """The same model at another resolution."""
@@ -290,14 +267,22 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "g": (40, 1536, 4096, 24),
 }
 
-_NAME = re.compile(r"(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
+# Name and pixels to a token: units of each stage. Google's published hybrids.
+STEMS: dict[tuple[str, int], tuple[int, ...]] = {
+    ("R26", 32): (2, 2, 2, 2),
+    ("R50", 16): (3, 4, 9),
+    ("R50", 32): (3, 4, 6, 3),
+}
+
+_NAME = re.compile(r"(?:(?P<stem>R\d+)\+)?(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
 
 
 def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTConfig:
     """The configuration that a name such as ``ViT-B/16`` or ``DINOv2-S/14`` stands for.
 
     ViT names are size/patch at 224 pixels (ViT section 4.1); DINOv2's have LayerScale, a grid of
-    518 pixels and, for ``g``, SwiGLU.
+    518 pixels and, for ``g``, SwiGLU. ``R50+ViT-B/16`` is a hybrid: a ResNet with a token for each cell
+    of its feature map.
 
     Raises:
         UserError: no such variant; the nearest name is suggested.
@@ -308,14 +293,17 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         or match["size"] not in SIZES
         or int(match["patch"]) == 0
         or (match["family"], match["size"]) == ("ViT", "g")  # the paper's own ViT-g (2106.04560) is another shape
+        or (match["stem"] and (match["family"] != "ViT" or (match["stem"], int(match["patch"])) not in STEMS))
     ):
         known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
         known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
+        known += [f"{stem}+ViT-{size}/{patch}" for size in SIZES if size != "g" for stem, patch in STEMS]
         raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
     layers, width, mlp_width, heads = SIZES[match["size"]]
     dinov2 = match["family"] == "DINOv2"
     patch = int(match["patch"])
     native = (518, 518) if dinov2 else (224, 224)
+    stem = ResNetConfig(STEMS[match["stem"], patch]) if match["stem"] else None
     return ViTConfig(
         encoder=EncoderConfig(
             layers=layers,
@@ -325,9 +313,10 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
             mlp="swiglu" if match["size"] == "g" else "gelu",
             layer_scale=1e-5 if dinov2 else None,
         ),
-        patch=(patch, patch),
+        patch=(patch, patch) if stem is None else (1, 1),
         image_size=image_size or native,
         head=HeadConfig(classes=classes),
+        stem=stem,
     )
 
 

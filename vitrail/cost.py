@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from vitrail.config import ViTConfig
+import math
+
+from vitrail.config import RELATIVE, ViTConfig
 
 
 def parameters(config: ViTConfig) -> int:
     """Number of learned numbers."""
     encoder, width = config.encoder, config.encoder.width
-    patch_embedding = config.patch[0] * config.patch[1] * config.channels * width + width
-    tokens_and_positions = (len(config.tokens) + config.sequence) * width
+    patch_embedding = math.prod(config.patch) * _channels(config) * width + width
+    tokens_and_positions = len(config.tokens) * width + _positions(config)
     attention = 4 * width * width + (4 if encoder.qkv_bias else 1) * width
     mlp = _first_mlp_width(config) * (width + 1) + (encoder.mlp_width + 1) * width
     norms_and_scales = 4 * width + (0 if encoder.layer_scale is None else 2 * width)
-    classifier = (config.feature_width + 1) * config.head.classes
+    head = (config.classifier_width + 1) * config.head.classes
+    if config.head.prelogits is not None:
+        head += (config.feature_width + 1) * config.head.prelogits
+    if "map" in config.head.parts:  # a probe, attention and a LayerNorm beside the MLP
+        head += width + attention + mlp + 2 * width
     blocks = encoder.layers * (attention + mlp + norms_and_scales)
-    return patch_embedding + tokens_and_positions + blocks + 2 * width + classifier
+    convolutions = _convolutions(config)
+    # Every convolution has a GroupNorm with two numbers a channel.
+    stem = sum(size * size * inputs * outputs + 2 * outputs for size, inputs, outputs, _ in convolutions)
+    return stem + patch_embedding + tokens_and_positions + blocks + 2 * width + head
 
 
 def flops(config: ViTConfig) -> int:
@@ -25,12 +34,62 @@ def flops(config: ViTConfig) -> int:
     """
     encoder, width, tokens = config.encoder, config.encoder.width, config.sequence
     patches = config.grid[0] * config.grid[1]
-    embedding = patches * config.patch[0] * config.patch[1] * config.channels * width
+    H, W = config.image_size
+    embedding = patches * math.prod(config.patch) * _channels(config) * width
+    for size, inputs, outputs, stride in _convolutions(config):
+        embedding += size * size * inputs * outputs * (H // stride) * (W // stride)
     dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
     attention = 2 * tokens * tokens * width
-    return 2 * (embedding + encoder.layers * (dense + attention) + config.feature_width * config.head.classes)
+    if config.position.kind in RELATIVE:
+        attention += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
+    head = config.classifier_width * config.head.classes + config.feature_width * (config.head.prelogits or 0)
+    if "map" in config.head.parts:  # keys and values of all tokens, the rest for the probe alone
+        one = 2 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width
+        head += one + 2 * tokens * width * width + 2 * tokens * width
+    return 2 * (embedding + encoder.layers * (dense + attention) + head)
 
 
 def _first_mlp_width(config: ViTConfig) -> int:
     """Outputs of the MLP's first dense layer: SwiGLU computes a gate beside each value."""
     return config.encoder.mlp_width * (2 if config.encoder.mlp == "swiglu" else 1)
+
+
+def _positions(config: ViTConfig) -> int:
+    """Learned numbers of the position scheme."""
+    encoder, (h, w) = config.encoder, config.grid
+    if config.position.kind in RELATIVE:
+        return encoder.layers * _relative_vectors(config) * (encoder.width // encoder.heads)
+    vectors = {"learned-1d": h * w * encoder.width, "learned-2d": (h + w) * (encoder.width // 2)}
+    if config.position.kind not in vectors:
+        return 0
+    tables = encoder.layers if config.position.place == "every-layer" else 1
+    return tables * (config.positioned * encoder.width + vectors[config.position.kind])
+
+
+def _relative_vectors(config: ViTConfig) -> int:
+    """Rows of one layer's table of offsets, those of the special tokens included."""
+    h, w = config.grid
+    reach = config.position.clip or ((h * w - 1,) if config.position.kind == "relative-1d" else (h - 1, w - 1))
+    return math.prod(2 * k + 1 for k in reach) + (3 if config.positioned else 0)
+
+
+def _channels(config: ViTConfig) -> int:
+    """Channels of what is cut into patches."""
+    return config.channels if config.stem is None else config.stem.outputs
+
+
+def _convolutions(config: ViTConfig) -> list[tuple[int, int, int, int]]:
+    """Size, input and output channels of a hybrid's convolutions, and pixels of the image to one of its output."""
+    if config.stem is None:
+        return []
+    width, stride = config.stem.width, 4
+    found = [(7, config.channels, width, 2)]
+    inputs = width
+    for stage, units in enumerate(config.stem.layers):
+        before = stride
+        width, stride = config.stem.width * 2**stage, 4 * 2**stage
+        found.append((1, inputs, 4 * width, stride))  # the shortcut
+        for _ in range(units):
+            found += [(1, inputs, width, before), (3, width, width, stride), (1, width, 4 * width, stride)]
+            inputs, before = 4 * width, stride
+    return found

@@ -49,6 +49,20 @@ def test_small_vit(name: str, timms: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "timms"),
+    [
+        ("R50+ViT-B/16", "vit_base_r50_s16_224"),
+        ("R26+ViT-B/32", "vit_base_r26_s32_224"),
+        ("R26+ViT-S/32", "vit_small_r26_s32_224"),
+        ("R50+ViT-L/32", "vit_large_r50_s32_224"),
+    ],
+)
+def test_hybrid(name: str, timms: str) -> None:
+    theirs = _count(timm.create_model(timms, num_classes=1000))  # runs its stem, so not on meta
+    assert _ours(variant(name, classes=1000)) == theirs
+
+
+@pytest.mark.parametrize(
     ("size", "word", "config"),
     [
         ("S", "small", {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}),

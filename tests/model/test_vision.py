@@ -256,7 +256,7 @@ def test_dropout_follows_every_dense_layer_but_qkv_and_the_positions() -> None:
     seen = Seen()
     torch.manual_seed(0)
     model(_images(config, batch=16), Trace(seen, attention=[0, 1, 2]))
-    expected = {("dropout", 24)}
+    expected = {("encoder.dropout", 24)}
     for layer in range(3):
         expected |= {(f"encoder.blocks.{layer}.attention.dropout", 24)}
         expected |= {(f"encoder.blocks.{layer}.mlp.dropout", width) for width in (32, 24)}
@@ -278,7 +278,7 @@ def test_fused_attention_drops_nothing_in_training(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
     _trained(replace(TOY, encoder=replace(TOY.encoder, dropout=0.5))).train()(_images(TOY))
-    assert options_seen == [(3, {})] * 3
+    assert options_seen == [(4, {})] * 3
 
 
 def test_evaluation_mode_is_deterministic() -> None:

@@ -13,9 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vitrail.config import EncoderConfig, HeadConfig, ModelCard, PositionConfig, Preprocessing, ViTConfig, variant
+from vitrail.config import (
+    RELATIVE,
+    EncoderConfig,
+    HeadConfig,
+    ModelCard,
+    PositionConfig,
+    Preprocessing,
+    ViTConfig,
+    variant,
+)
 from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.model.patches import resize_patches
 from vitrail.model.position import resample_grid
 from vitrail.weights.load import load_weights
 from vitrail.weights.store import write_model
@@ -60,6 +70,68 @@ def test_another_resolution(folder: Path) -> None:
         assert (fate.tensor, fate.note) == ("position.grid", f"4x6 -> 8x3 ({used})")
         others = set(native.tensors) - {"position.grid"}
         assert all(torch.equal(loaded.tensors[name], native.tensors[name]) for name in others)
+
+
+def test_another_patch_size(folder: Path, ours: Any) -> None:
+    """The images stay, the grid follows: kernels by pseudo-inverse, positions resampled."""
+    native = load_weights(folder)
+    loaded = load_weights(folder, patch=(16, 4))
+    config = loaded.card.architecture
+    assert (config.patch, config.image_size, config.grid) == ((16, 4), (32, 48), (2, 12))
+    expected = resize_patches(native.tensors["patches.projection.weight"], (16, 4))
+    assert torch.equal(loaded.tensors["patches.projection.weight"], expected)
+    assert [(fate.tensor, fate.note) for fate in loaded.report.of("resampled")] == [
+        ("patches.projection.weight", "8x8 -> 16x4 (pseudo-inverse)"),
+        ("position.grid", "4x6 -> 2x12 (bicubic-corner)"),
+    ]
+    assert ours(loaded)(torch.randn(2, 3, 32, 48)).isfinite().all()
+    both = load_weights(folder, patch=(10, 10), image_size=(40, 60))
+    assert both.card.architecture.grid == (4, 6)
+    assert [fate.tensor for fate in both.report.of("resampled")] == ["patches.projection.weight"]
+    with pytest.raises(UserError, match=r"not a whole number of patches of 10x10: .*\.$"):
+        load_weights(folder, patch=(10, 10))
+    assert load_weights("none", architecture="ViT-Ti/16", patch=(7, 7)).card.architecture.grid == (32, 32)
+
+
+@pytest.mark.parametrize("kind", [*RELATIVE, "sincos-2d", "learned-2d", "none"])
+def test_every_scheme_says_how(kind: Any, tmp_path: Path) -> None:
+    config = replace(TOY, position=PositionConfig(kind), encoder=replace(TOY.encoder, layers=2))
+    card = ModelCard(config, Preprocessing((32, 48)), ("cat", "dog"))
+    write_model(tmp_path, card, build(config).state_dict())
+    notes = {fate.tensor: fate.note for fate in load_weights(tmp_path, image_size=(64, 24)).report.of("resampled")}
+    tables = [f"position.layers.{layer}.offsets" for layer in range(2)]
+    formula = "4x6 -> 8x3 (computed anew)"
+    bicubic = "4x6 -> 8x3 (bicubic-corner)"
+    assert (
+        notes
+        == {
+            "none": {},
+            "sincos-2d": {"position": formula},
+            "learned-2d": {"position.down": bicubic, "position.across": bicubic},
+            "relative-2d": dict.fromkeys(tables, bicubic),
+            "relative-1d": dict.fromkeys(tables, f"{bicubic[:-1]}; in rows of another length they lead elsewhere)"),
+        }[kind]
+    )
+    if kind == "relative-2d":
+        clipped = replace(config, position=PositionConfig(kind, clip=(1, 2)))
+        write_model(tmp_path, replace(card, architecture=clipped), build(clipped).state_dict())
+        report = load_weights(tmp_path, image_size=(64, 24)).report
+        assert not report.of("resampled")
+        kept = {fate.tensor: fate.note for fate in report if "kept" in fate.note}
+        assert kept[tables[1]] == "as it is; 4x6 -> 8x3 (kept, offsets count patches)"
+
+
+def test_a_new_head_drops_the_pre_logits(folder: Path) -> None:
+    config = TOY.with_head(replace(TOY.head, prelogits=9))
+    write_model(folder, replace(CARD, architecture=config), build(config).state_dict())
+    kept = load_weights(folder)
+    assert kept.card.architecture.head.prelogits == 9
+    assert not kept.report.of("ignored")
+    for classes in (["a", "b", "c"], ()):
+        loaded = load_weights(folder, classes=classes)
+        assert loaded.card.architecture.head.prelogits is None
+        ignored = {fate.tensor for fate in loaded.report.of("ignored")}
+        assert ignored == {f"{layer}.{kind}" for layer in ("classifier", "prelogits") for kind in ("weight", "bias")}
 
 
 def test_new_head_is_zeros_on_the_features_of_the_source(folder: Path, ours: Any) -> None:

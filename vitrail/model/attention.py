@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vitrail.model.position import Relation
+
+BLOCK = 2**18
+"""How many logits of one head are biased at a time: all of 512 tokens, a few rows of 4,096."""
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D/K)) v for (B, K, N, D/K) each, never holding N x N numbers.
+def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D/K) + bias) v for q (B, K, n, D/K), k and v (B, K, N, D/K), in one piece.
+
+    Without a bias, (B, K, n, N), no more than O(n + N) numbers are held.
 
     On a CPU PyTorch's backward pass of it is several times slower in bfloat16 than in float32
     (benchmarks/training_step.py), so there it is trained in float32, whatever surrounds it.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v)
+            mask = None if bias is None else bias.float()
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, bias)
+
+
+def biased(q: Tensor, k: Tensor, v: Tensor, relation: Relation) -> Tensor:
+    """``fused`` with the bias of a relation, for (B, K, N, D/K) each, in memory linear in N.
+
+    Blocks of queries go one after another. In training what a block needs is worked out again on the
+    way back: kept, the blocks' biases would be the N x N numbers that are to be avoided.
+    """
+
+    def mixed(queries: slice, part: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return fused(part, k, v, relation.bias(part, queries))
+
+    blocks = list(_blocks(q.shape[2]))
+    if len(blocks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([mixed(block, q[:, :, block], k, v) for block in blocks], dim=2)
+    parts = [
+        checkpoint(mixed, block, q[:, :, block], k, v, use_reentrant=False, preserve_rng_state=False)
+        for block in blocks
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def explicit(q: Tensor, k: Tensor, relation: Relation | None) -> Tensor:
+    """The attention weights softmax(q k^T / sqrt(D/K) + bias) themselves: (B, K, N, N)."""
+
+    def weights(part: Tensor, bias: Tensor | None) -> Tensor:
+        logits = part @ k.mT * part.shape[-1] ** -0.5  # (B, K, n, N)
+        return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+    if relation is None or not relation.biased:
+        return weights(q, None)
+    blocks = _blocks(q.shape[2])  # so that of N x N there is only the result
+    return torch.cat([weights(q[:, :, block], relation.bias(q[:, :, block], block)) for block in blocks], dim=2)
+
+
+def _blocks(tokens: int) -> Iterator[slice]:
+    """The tokens cut into runs of queries that see all of them in ``BLOCK`` logits or fewer."""
+    length = max(1, BLOCK // tokens)
+    for start in range(0, tokens, length):
+        yield slice(start, min(start + length, tokens))
 
 
 class Attention(nn.Module):
@@ -40,17 +89,28 @@ class Attention(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def forward(self, x: Tensor, observe: Callable[[Tensor], None] | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``observe`` is handed the attention weights (B, K, N, N)."""
+    def forward(
+        self, x: Tensor, relation: Relation | None = None, observe: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D).
+
+        Args:
+            relation: what the position scheme does to queries, keys and logits.
+            observe: is handed the attention weights (B, K, N, N).
+        """
         B, N, D = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.heads, D // self.heads)  # (B, N, 3, K, D/K)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, K, N, D/K)
-        if observe is None:
-            mixed = fused(q, k, v)  # (B, K, N, D/K)
-        else:
-            weights = torch.softmax(q @ k.transpose(-2, -1) * (D // self.heads) ** -0.5, dim=-1)
+        if relation is not None:
+            q, k = relation.rotate(q, k)
+        if observe is not None:
+            weights = explicit(q, k, relation)
             observe(weights)
-            mixed = weights @ v
+            mixed = weights @ v  # (B, K, N, D/K)
+        elif relation is not None and relation.biased:
+            mixed = biased(q, k, v, relation)
+        else:
+            mixed = fused(q, k, v)
         mixed = mixed.transpose(1, 2).reshape(B, N, D)
         projected: Tensor = self.dropout(self.out(mixed))
         return projected

@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
-from vitrail.config import ViTConfig
+import torch
+from torch import Tensor
+
+from vitrail.config import PositionKind, ViTConfig
+from vitrail.model import position, relative, rotary
 from vitrail.model.encoder import Encoder
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.heads import AttentionPooling, Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
-from vitrail.model.position import Learned1D
+from vitrail.model.position import EveryLayer, Position
+from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
+
+POSITIONS: dict[PositionKind, type[Position]] = {
+    "none": position.NoPosition,
+    "learned-1d": position.Learned1D,
+    "sinusoidal-1d": position.Sinusoidal1D,
+    "learned-2d": position.Learned2D,
+    "sincos-2d": position.SinCos2D,
+    "relative-1d": relative.Relative1D,
+    "relative-2d": relative.Relative2D,
+    "rope-2d": rotary.Rope2D,
+}
 
 
 def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
-    width = config.encoder.width
+    encoder, head = config.encoder, config.head
+    channels = config.channels if config.stem is None else config.stem.outputs
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         model = VisionTransformer(
             config,
-            patches=PatchEmbedding(config.channels, width, config.patch),
-            position=Learned1D(len(config.tokens), config.grid, width),
-            encoder=Encoder(config.encoder),
-            pooling=Pooling(config.head, config.tokens),
-            classifier=Classifier(config.feature_width, config.head.classes) if config.head.classes else None,
+            stem=None if config.stem is None else ResNet(config.stem, config.channels),
+            patches=PatchEmbedding(channels, encoder.width, config.patch),
+            position=_position(config),
+            encoder=Encoder(encoder),
+            pooling=Pooling(head, config.tokens, AttentionPooling(encoder) if "map" in head.parts else None),
+            prelogits=None if head.prelogits is None else PreLogits(config.feature_width, head.prelogits),
+            classifier=Classifier(config.classifier_width, head.classes) if head.classes else None,
         )
     return model.eval()
+
+
+def to_grid(tensors: Mapping[str, Tensor], old: ViTConfig, new: ViTConfig) -> tuple[dict[str, Tensor], str]:
+    """Take the positions in a model's ``tensors`` from the grid of ``old`` to that of ``new``.
+
+    Returns:
+        The tensors that changed, and a note of how; an empty one if nothing needed doing.
+    """
+    if old.grid == new.grid:
+        return {}, ""
+    scheme = POSITIONS[old.position.kind]
+    sets: dict[str, dict[str, Tensor]] = {}  # under position, or position.layers.0 and so on
+    for name, tensor in tensors.items():
+        if name.startswith("position."):
+            owner, _, own = name.rpartition(".")
+            sets.setdefault(owner, {})[own] = tensor
+    changed: dict[str, Tensor] = {}
+    note = ""
+    for owner, tables in (sets or {"": {}}).items():  # a formula has no tensor, but something to say
+        taken, note = scheme.to_grid(old, new, tables)
+        changed |= {f"{owner}.{name}": tensor for name, tensor in taken.items()}
+    return changed, note
+
+
+def _position(config: ViTConfig) -> Position:
+    scheme = POSITIONS[config.position.kind]
+    if config.position.place == "every-layer":
+        return EveryLayer([scheme(config) for _ in range(config.encoder.layers)])
+    return scheme(config)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vitrail.config import EncoderConfig, MLPKind
 from vitrail.errors import UserError
 from vitrail.model.attention import Attention
+from vitrail.model.position import Position, Relation
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,11 @@ class Block(nn.Module):
         self.scale2 = scale()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, observe: Callable[[Tensor], None] | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``observe`` is handed the attention weights (B, K, N, N)."""
-        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), observe)))
+    def forward(
+        self, x: Tensor, relation: Relation | None = None, observe: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D); ``relation`` and ``observe`` are for the attention."""
+        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), relation, observe)))
         x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return x
 
@@ -117,10 +120,14 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         rates = torch.linspace(0.0, config.drop_path, config.layers, device="cpu").tolist()
+        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
 
-    def forward(self, x: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, position: Position, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """(B, N, D) -> outputs of the ``last`` blocks, oldest first, each (B, N, D).
+
+        ``position`` may add to what a block sees and take part in its attention; tokens are dropped out
+        once, after the positions before the first block (ViT appendix B.1).
 
         Raises:
             UserError: ``trace`` names a layer that does not exist.
@@ -132,7 +139,10 @@ class Encoder(nn.Module):
             observe = None
             if trace is not None and layer in trace.attention:
                 observe = _attention_receiver(trace, layer)
-            x = block(x, observe)
+            x = position.add(x, layer)
+            if layer == 0:
+                x = self.dropout(x)
+            x = block(x, position.relation(layer), observe)
             if trace is not None and layer in trace.blocks:
                 trace.receive("block", layer, x)
             if layer >= len(self.blocks) - last:

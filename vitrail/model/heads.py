@@ -7,16 +7,51 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitrail.config import HeadConfig
+from vitrail.config import EncoderConfig, HeadConfig
+from vitrail.model.attention import fused
+from vitrail.model.encoder import MLP
+
+
+class AttentionPooling(nn.Module):
+    """A learned probe attends to all tokens; an MLP with a residual follows (2106.04560, section 3.2; SigLIP).
+
+    Heads, MLP and epsilon are those of the encoder's blocks.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.probe = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, width)))  # (1, D)
+        self.q = nn.Linear(width, width, bias=config.qkv_bias)
+        self.kv = nn.Linear(width, 2 * width, bias=config.qkv_bias)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = MLP(width, config.mlp_width, config.mlp, config.dropout)
+        for matrix in (self.q.weight, *self.kv.weight.data.chunk(2), self.out.weight):
+            nn.init.xavier_uniform_(matrix)
+        for bias in (self.q.bias, self.kv.bias, self.out.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)."""
+        B, N, D = x.shape
+        q = self.q(self.probe).view(1, 1, self.heads, -1).expand(B, -1, -1, -1).transpose(1, 2)  # (B, K, 1, D/K)
+        k, v = self.kv(x).view(B, N, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # (B, K, N, D/K)
+        pooled: Tensor = self.out(fused(q, k, v).transpose(1, 2).reshape(B, 1, D))  # (B, 1, D)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return pooled[:, 0]
 
 
 class Pooling(nn.Module):
     """The ``parts`` of the last ``layers`` blocks' outputs, concatenated, oldest block first."""
 
-    def __init__(self, config: HeadConfig, tokens: Sequence[str]) -> None:
+    def __init__(self, config: HeadConfig, tokens: Sequence[str], attention: AttentionPooling | None = None) -> None:
         super().__init__()
         self.config = config
         self.names = tuple(tokens)
+        self.map = attention
 
     def forward(self, outputs: Sequence[Tensor], norm: nn.Module) -> Tensor:
         """Outputs of the last blocks, each (B, N, D) -> features (B, layers * parts * D).
@@ -30,11 +65,26 @@ class Pooling(nn.Module):
 
     def parts(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, parts, D)."""
-        pooled = [
-            x[:, len(self.names) :].mean(dim=1) if part == "mean" else x[:, self.names.index(part)]
-            for part in self.config.parts
-        ]
-        return torch.stack(pooled, dim=1)
+        return torch.stack([self._part(part, x) for part in self.config.parts], dim=1)
+
+    def _part(self, part: str, x: Tensor) -> Tensor:
+        if self.map is not None and part == "map":
+            pooled: Tensor = self.map(x)
+            return pooled
+        return x[:, len(self.names) :].mean(dim=1) if part == "mean" else x[:, self.names.index(part)]
+
+
+class PreLogits(nn.Linear):
+    """A dense layer with tanh before the classifier: ViT's MLP head while pretraining (section 3.1)."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__(features, width)
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, width)."""
+        return torch.tanh(super().forward(features))
 
 
 class Classifier(nn.Linear):

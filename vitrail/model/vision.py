@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from vitrail.config import ViTConfig, size_text
 from vitrail.errors import UserError
 from vitrail.model.encoder import Encoder, Trace
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.heads import Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
-from vitrail.model.position import Learned1D
+from vitrail.model.position import Position
+from vitrail.model.resnet import ResNet
 
 
 class VisionTransformer(nn.Module):
@@ -19,21 +22,26 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         config: ViTConfig,
+        stem: ResNet | None,
         patches: PatchEmbedding,
-        position: Learned1D,
+        position: Position,
         encoder: Encoder,
         pooling: Pooling,
+        prelogits: PreLogits | None,
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.stem = stem
         self.patches = patches
         self.tokens = nn.Parameter(torch.zeros(len(config.tokens), config.encoder.width))  # (T, D)
+        # Without positions, registers that start alike would stay alike for good.
+        nn.init.normal_(self.tokens.data[len(config.tokens) - config.registers :], std=0.02)
         self.position = position
-        self.dropout = nn.Dropout(config.encoder.dropout)
         self.encoder = encoder
         self.norm = nn.LayerNorm(config.encoder.width, eps=config.encoder.norm_eps)
         self.pooling = pooling
+        self.prelogits = prelogits
         self.classifier = classifier
 
     def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor:
@@ -44,11 +52,14 @@ class VisionTransformer(nn.Module):
         """
         if self.classifier is None:
             raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        logits: Tensor = self.classifier(self.features(images, trace))
+        features = self.features(images, trace)
+        if self.prelogits is not None:
+            features = self.prelogits(features)
+        logits: Tensor = self.classifier(features)
         return logits
 
     def features(self, images: Tensor, trace: Trace | None = None) -> Tensor:
-        """(B, C, H, W) -> what the classifier sees (B, F); for the paper's head y = LN(z_L^0)."""
+        """(B, C, H, W) -> what the head sees (B, F), before any pre-logits; for the paper's y = LN(z_L^0)."""
         return self.pool(images, self.pooling, trace)
 
     def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None) -> Tensor:
@@ -63,10 +74,11 @@ class VisionTransformer(nn.Module):
 
     def depth(self, parameter: str) -> int:
         """The layer a parameter's name belongs to: 0 before the encoder, 1 to L its blocks, L + 1 after it."""
-        parts = parameter.split(".")
-        if parts[0] == "encoder":
-            return int(parts[2]) + 1
-        return self.config.encoder.layers + 1 if parts[0] in ("norm", "classifier") else 0
+        of_layer = re.match(r"(?:encoder\.blocks|position\.layers)\.(\d+)\.", parameter)
+        if of_layer is not None:
+            return int(of_layer[1]) + 1
+        after = ("norm", "pooling", "prelogits", "classifier")
+        return self.config.encoder.layers + 1 if parameter.split(".")[0] in after else 0
 
     def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
@@ -79,8 +91,7 @@ class VisionTransformer(nn.Module):
                 f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
                 f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
             )
-        x = self.patches(images)  # (B, h w, D)
+        x = self.patches(images if self.stem is None else self.stem(images))  # (B, h w, D)
         x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
-        x = self.dropout(self.position(x))
-        outputs: tuple[Tensor, ...] = self.encoder(x, last, trace)
+        outputs: tuple[Tensor, ...] = self.encoder(x, self.position, last, trace)
         return outputs

@@ -13,18 +13,16 @@ from torch import Tensor
 
 from vitrail.config import (
     ModelCard,
-    PositionConfig,
     Preprocessing,
     Resampling,
     Size,
     ViTConfig,
-    check_resolution,
     size_text,
     variant,
 )
 from vitrail.errors import UserError
-from vitrail.model.build import build
-from vitrail.model.position import resample_grid
+from vitrail.model.build import build, to_grid
+from vitrail.model.patches import resize_patches
 from vitrail.weights import hub, huggingface, store, timm, wheel
 from vitrail.weights.dialect import Checkpoint, translate
 from vitrail.weights.report import Fate, LoadReport
@@ -45,6 +43,7 @@ def load_weights(
     source: Source,
     *,
     image_size: Size | None = None,
+    patch: Size | None = None,
     resampling: Resampling | None = None,
     heads: int | None = None,
     architecture: str | None = None,
@@ -57,6 +56,8 @@ def load_weights(
         source: a Vitrail, Hugging Face or timm folder; a state dict or the file of one; a hub id or
             short name; ``saliency-s14`` or the wheel it comes in; ``none``, random weights.
         image_size: pixels (height, width); None: what the source is fed by default.
+        patch: another patch size (height, width): the images stay, the grid changes, kernels and positions
+            are resampled to it; None: the source's own.
         resampling: how positions are taken to another grid; None: the source library's own way.
         heads: attention heads, where the source does not say or is to be overruled.
         architecture: the timm name of a bare state dict, or the variant of ``none``.
@@ -72,21 +73,21 @@ def load_weights(
     """
     name = str(source) if isinstance(source, (str, Path)) else "state dict"
     if source == "none":
-        native, tensors, fates = _random("ViT-S/16" if architecture is None else architecture, image_size, heads)
+        native, tensors, fates = _random("ViT-S/16" if architecture is None else architecture, image_size, patch, heads)
     else:
         native, tensors, fates = _read(source, name, heads, architecture, progress)
     tensors = {key: tensor.float() for key, tensor in tensors.items()}
     size = image_size or native.preprocessing.size
-    config = native.architecture
-    check_resolution(size, config.patch)
+    old = native.architecture
     if resampling is not None:
-        config = replace(config, position=PositionConfig(config.position.kind, resampling))
-    tensors, fates = _take_to_grid(tensors, fates, config, config.at(size))
-    config = config.at(size)
+        old = replace(old, position=replace(old.position, resampling=resampling))
+    config = replace(old, image_size=size, patch=patch or old.patch)
+    tensors, fates = _take_to_patch(tensors, fates, old, config)
+    tensors, fates = _take_to_grid(tensors, fates, old, config)
     names, temperature = native.class_names, native.temperature
     if classes is not None:
         temperature = 1.0
-        config, names = config.with_head(replace(config.head, classes=len(classes))), tuple(classes)
+        config, names = config.with_head(replace(config.head, classes=len(classes), prelogits=None)), tuple(classes)
         tensors, fates = _new_head(tensors, fates, config)
     card = ModelCard(config, native.preprocessing.at(size), names, dict(native.provenance), temperature)
     return Loaded(card, tensors, LoadReport(name, tuple(fates)))
@@ -185,8 +186,11 @@ def _bare(tensors: dict[str, Tensor], name: str, architecture: str | None) -> Ch
     return timm.understand({"architecture": architecture}, tensors, {"source": name})
 
 
-def _random(name: str, image_size: Size | None, heads: int | None) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
-    config = _with_heads(variant(name, image_size), heads)
+def _random(
+    name: str, image_size: Size | None, patch: Size | None, heads: int | None
+) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
+    config = _with_heads(variant(name), heads)
+    config = replace(config, image_size=image_size or config.image_size, patch=patch or config.patch)
     tensors = dict(build(config).state_dict())
     fates = [Fate(tensor, "new", "random, nothing was learned yet") for tensor in tensors]
     return _Native(config, Preprocessing(config.image_size), (), {"source": "none"}), tensors, fates
@@ -196,28 +200,47 @@ def _with_heads(config: ViTConfig, heads: int | None) -> ViTConfig:
     return config if heads is None else replace(config, encoder=replace(config.encoder, heads=heads))
 
 
+def _take_to_patch(
+    tensors: dict[str, Tensor], fates: list[Fate], old: ViTConfig, new: ViTConfig
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Resize the patch embedding's kernels (2212.08013, section 3.4)."""
+    if old.patch == new.patch:
+        return tensors, fates
+    name = "patches.projection.weight"
+    note = f"{size_text(old.patch)} -> {size_text(new.patch)} (pseudo-inverse)"
+    fates = [Fate(name, "resampled", note) if fate.tensor == name else fate for fate in fates]
+    return {**tensors, name: resize_patches(tensors[name], new.patch)}, fates
+
+
 def _take_to_grid(
     tensors: dict[str, Tensor], fates: list[Fate], old: ViTConfig, new: ViTConfig
 ) -> tuple[dict[str, Tensor], list[Fate]]:
-    """Resample the patches' positions in 2-D; the class token's and its like stay as they are (ViT section 3.2)."""
-    if old.grid == new.grid:
+    """Take the positions to another grid, each scheme in its own way; the class token's stay as they are."""
+    changed, note = to_grid(tensors, old, new)
+    if not note:
         return tensors, fates
-    how = new.position.resampling
-    grid = resample_grid(tensors["position.grid"], new.grid, how)
-    note = f"{size_text(old.grid)} -> {size_text(new.grid)} ({how})"
-    fates = [Fate(fate.tensor, "resampled", note) if fate.tensor == "position.grid" else fate for fate in fates]
-    return {**tensors, "position.grid": grid}, fates
+    if not any(name.startswith("position.") for name in tensors):
+        return tensors, [*fates, Fate("position", "resampled", note)]
+    if not changed:
+        kept = [replace(fate, note=f"{fate.note}; {note}") for fate in fates if fate.tensor.startswith("position.")]
+        return tensors, [*(fate for fate in fates if not fate.tensor.startswith("position.")), *kept]
+    fates = [Fate(fate.tensor, "resampled", note) if fate.tensor in changed else fate for fate in fates]
+    return {**tensors, **changed}, fates
 
 
 def _new_head(tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig) -> tuple[dict[str, Tensor], list[Fate]]:
-    """Drop the old classifier and put a zero-initialised one in its place (none for no classes)."""
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    """Drop the old head and put a zero-initialised classifier in its place (none for no classes).
+
+    The head is the classifier and, with it, the pre-logits layer (ViT section 3.2).
+    """
+    head = ("classifier.", "prelogits.")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
     fates = [
-        Fate(fate.tensor, "ignored", "the source's own classifier") if fate.tensor.startswith("classifier.") else fate
+        Fate(fate.tensor, "ignored", "the source's own head") if fate.tensor.startswith(head) else fate
         for fate in fates
     ]
     if config.head.classes:
-        kept["classifier.weight"] = torch.zeros(config.head.classes, config.feature_width)
+        kept["classifier.weight"] = torch.zeros(config.head.classes, config.classifier_width)
         kept["classifier.bias"] = torch.zeros(config.head.classes)
         fates += [Fate(f"classifier.{kind}", "new", "zeros") for kind in ("weight", "bias")]
     return kept, fates

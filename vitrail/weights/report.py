@@ -37,7 +37,12 @@ class LoadReport:
         """One sentence, such as ``174 tensors loaded, position.grid resampled 37x37 -> 16x16 (bicubic)``."""
         loaded = len(self.of("loaded"))
         phrases = [f"{loaded} tensors loaded"]
-        phrases += [f"{fate.tensor} resampled {fate.note}" for fate in self.of("resampled")]
+        resampled = self.of("resampled")
+        for note, count in Counter(
+            fate.note for fate in resampled
+        ).items():  # as many layers as there are may share one
+            first = next(fate.tensor for fate in resampled if fate.note == note)
+            phrases.append(f"{first if count == 1 else f'{count} tensors'} resampled {note}")
         for note, count in Counter(fate.note for fate in self.of("new")).items():
             phrases.append(f"{count} new ({note})")
         if ignored := self.of("ignored"):
