@@ -277,6 +277,11 @@ STEMS: dict[tuple[str, int], tuple[int, ...]] = {
 _NAME = re.compile(r"(?:(?P<stem>R\d+)\+)?(?P<family>ViT|DINOv2)-(?P<size>[A-Za-z]+)/(?P<patch>\d+)")
 
 
+def is_variant(name: str) -> bool:
+    """Whether a name is written as a variant's, existing or not."""
+    return _NAME.fullmatch(name) is not None
+
+
 def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTConfig:
     """The configuration that a name such as ``ViT-B/16`` or ``DINOv2-S/14`` stands for.
 
@@ -318,6 +323,12 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         head=HeadConfig(classes=classes),
         stem=stem,
     )
+
+
+def registered(count: int) -> tuple[Token, ...]:
+    """``count`` register tokens, for ``ViTConfig.tokens``."""
+    register: tuple[Token, ...] = ("register",)
+    return register * count
 
 
 MOST_NAMES = 24

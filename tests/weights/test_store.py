@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -86,10 +87,21 @@ def test_pickled_payload_does_not_run(suffix: str, tmp_path: Path) -> None:
     assert witness.exists()  # so it would have
 
 
-def test_training_checkpoint_with_settings_is_refused(tmp_path: Path) -> None:
+def test_training_checkpoint_with_its_arguments(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
+    assert torch.equal(read_tensors(tmp_path / "a.pth")["a"], torch.ones(2))
+    torch.save({"model": {"a": torch.ones(2)}, "args": Path("a")}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"holds more than tensors"):
         read_tensors(tmp_path / "a.pth")
+
+
+def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.array([{"lr": 1}], dtype=object))
+    with pytest.raises(UserError, match=r"a.npz cannot be read as weights: it holds more than tensors"):
+        read_tensors(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"b.npz cannot be read as weights: it is damaged or incomplete"):
+        read_tensors(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2), {1: torch.ones(2)}, {"state_dict": {"a": 1}}])

@@ -50,9 +50,18 @@ class VisionTransformer(nn.Module):
         Raises:
             UserError: the model has no classifier, or the images are not of its size.
         """
+        if self.classifier is None:  # before any work is done
+            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+        return self.classify(self.features(images, trace))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features (B, F) -> logits (B, classes).
+
+        Raises:
+            UserError: the model has no classifier.
+        """
         if self.classifier is None:
             raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        features = self.features(images, trace)
         if self.prelogits is not None:
             features = self.prelogits(features)
         logits: Tensor = self.classifier(features)

@@ -73,7 +73,7 @@ class Runner:
             raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
         features = self.features(images)
         with torch.inference_mode():
-            return features, self.model.classifier(features.to(self.device)).float().cpu()
+            return features, self.model.classify(features.to(self.device)).float().cpu()
 
     def _run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

