@@ -86,3 +86,25 @@ def test_operations_grow_linearly_in_width_squared_and_quadratically_in_patches(
 
     for side in (224, 448):
         assert attention(side) == 4 * encoder.layers * config.at((side, side)).sequence ** 2 * width
+
+
+@pytest.mark.parametrize("name", ["ViT-Ti/16", "DINOv2-S/14"])
+def test_training_memory_is_what_autograd_keeps(name: str) -> None:
+    config = variant(name, (224, 224))
+    config = replace(config, encoder=replace(config.encoder, layer_scale=None))
+    model = build(config).train()
+    images = torch.randn(2, 3, 224, 224)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    whole: list[torch.Tensor] = []  # so that no address is given out again
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            whole.append(tensor)
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.encode(images)
+    assert sum(kept.values()) / 2 == pytest.approx(cost.training_bytes(config), rel=0.05)

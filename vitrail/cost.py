@@ -49,6 +49,33 @@ def flops(config: ViTConfig) -> int:
     return 2 * (embedding + encoder.layers * (dense + attention) + head)
 
 
+def weight_bytes(config: ViTConfig, number: int = 4) -> int:
+    """Memory of the weights at ``number`` bytes each: 4 in float32, 2 in bfloat16."""
+    return parameters(config) * number
+
+
+def inference_bytes(config: ViTConfig, number: int = 4) -> int:
+    """Largest sum of activations that live at once in one image's forward pass, fused attention, without gradients.
+
+    Either the tokens, normalised tokens, queries, keys, values and mixed values of attention (6 N D), or the tokens
+    and normalised tokens beside both sides of the MLP's nonlinearity. O(N): no N x N numbers are ever held.
+    """
+    width = config.encoder.width
+    mlp = 2 * width + _first_mlp_width(config) + config.encoder.mlp_width
+    return config.sequence * max(6 * width, mlp) * number
+
+
+def training_bytes(config: ViTConfig, number: int = 4) -> int:
+    """Activations of the encoder that one image's forward pass keeps for the backward pass, fused attention.
+
+    Of each block: its input, both normalised inputs, queries, keys and values, what attention mixed, the sum after
+    it (8 N D in all), and both sides of the MLP's nonlinearity.
+    """
+    width = config.encoder.width
+    block = 8 * width + _first_mlp_width(config) + config.encoder.mlp_width
+    return config.encoder.layers * config.sequence * block * number
+
+
 def _first_mlp_width(config: ViTConfig) -> int:
     """Outputs of the MLP's first dense layer: SwiGLU computes a gate beside each value."""
     return config.encoder.mlp_width * (2 if config.encoder.mlp == "swiglu" else 1)

@@ -11,11 +11,14 @@ from typing import Annotated
 import typer
 
 from vitrail import __version__
+from vitrail.cli.convert import convert
 from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.finetune import finetune
+from vitrail.cli.parity import parity
 from vitrail.cli.predict import predict
 from vitrail.cli.report import report
+from vitrail.cli.show import show
 from vitrail.errors import UserError
 
 app = typer.Typer(
@@ -25,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (finetune, evaluate, predict, embed, report):
+for command in (finetune, evaluate, predict, embed, report, convert, show, parity):
     app.command()(command)
 
 

@@ -12,6 +12,11 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no plan while working.")]
+Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads, where the source does not say.")]
+Architecture = Annotated[
+    str | None,
+    typer.Option(help="What a bare state dict is (vit_base_patch16_224, dino_vits16, vit_b_16), or none (ViT-S/16)."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run through the model at a time.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by default the fastest kind here.")]
 
