@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.parity`` fetches ``saliency-s14`` (once), runs it in Vitrail, in transformers' Dinov2Model, in
 timm's vit_small_patch14_dinov2 and, as the ONNX graph it came as, in onnxruntime, on the same random images, and
-prints and records a table; ``--json PATH`` records it elsewhere. At another resolution than 224 each library
+prints and records a table, with every other dialect's (``benchmarks.dialects``), and writes ``docs/parity.md``;
+``--json PATH`` records the findings elsewhere, and writes no page. At another resolution than 224 each library
 resamples the positions its own way, which Vitrail is then told to use. The weights have no classifier: the logits
 are those of one random linear layer on the class token. One to two minutes on two cores.
 
@@ -30,6 +31,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks import dialects
 from benchmarks.results_file import record
 from vitrail.config import Resampling, Size, size_text
 from vitrail.model.build import build
@@ -38,7 +40,21 @@ from vitrail.weights.load import load_weights
 
 WEIGHTS = "saliency-s14"
 NATIVE, OTHER = (224, 224), (336, 252)
+PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 GRAPH_TOKENS = "/backbone/layernorm/Add_1_output_0"
+
+INTRODUCTION = """\
+# How far Vitrail is from the libraries
+
+Written by `python -m benchmarks.parity`. ||a - b|| / ||b|| of logits (of the class token's features where a model has
+no classifier) and of the last feature map, on the same images. Models of random weights are made and saved by the
+library itself; at the second resolution each side resamples the positions, Vitrail in that library's own way. 0 means
+bit for bit: both call the same kernels of PyTorch in the same order. Google's `.npz` is run by timm with GELU by tanh,
+and held to the logits that Google's own code gives; DINO's, MAE's and MoCo v3's checkpoints are run by timm, DINOv2's
+through timm's converter. Aim: 1e-5 in float32, 1e-10 in float64."""
+REAL = """\
+The real weights `saliency-s14` (a ViT-S/14 of DINOv2's architecture) in three libraries; *control* has one bias scaled
+by 1.0001 on the library's side, to show what a difference looks like."""
 
 Tokens = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) -> last normalised tokens (B, N, D), the class token first."""
@@ -54,10 +70,43 @@ def main() -> None:
     for row in findings:
         numbers = " ".join(f"{row[what]:8.1e}" for what in ("logits", "features", "feature_map"))
         print(f"{row['library']:<13} {row['size']:<8} {row['precision']:<9} {numbers}")
+    everything = {"saliency-s14": findings, "dialects": dialects.rows()}
     if path is None:
-        record("parity", findings)
+        record("parity", everything)
+        PAGE.write_text(page(findings, everything["dialects"]), encoding="utf-8")
     else:
-        path.write_text(json.dumps(findings, indent=2) + "\n")
+        path.write_text(json.dumps(everything, indent=2) + "\n")
+
+
+def page(real: list[dict[str, Any]], random: list[dict[str, Any]]) -> str:
+    """The page of ``docs/`` that holds the tables."""
+    lines = [
+        *INTRODUCTION.splitlines(),
+        "",
+        "| dialect | model | pixels | precision | logits | feature map |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['dialect']} | {row['model']} | {row['size']} | {row['precision']} | {_text(row['logits'])} | "
+        f"{_text(row['feature_map'])} |"
+        for row in random
+    ]
+    lines += [
+        "",
+        *REAL.splitlines(),
+        "",
+        "| library | pixels | precision | logits | feature map |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['library']} | {row['size']} | {row['precision']} | {row['logits']:.1e} | {row['feature_map']:.1e} |"
+        for row in real
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def compare(path: Path) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 def _saved(folder: Path, which: str, randomised: Any, **options: Any) -> Any:
     family, kind, settings = MODELS[which]
     config = getattr(transformers, f"{family}Config")(**{**TOY, **settings})
-    extra = {"add_pooling_layer": False} if kind == "Model" and family != "Dinov2" else {}
+    extra = {"add_pooling_layer": False} if kind == "Model" and family in ("ViT", "DeiT") else {}
     model = randomised(getattr(transformers, family + kind)(config, **extra))
     model.save_pretrained(folder, **options)
     return model
@@ -56,7 +56,10 @@ def _answers(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """(logits or class token, feature map (B, D, h, w)) of transformers."""
     base = getattr(model, model.base_model_prefix, model)
     other = images.shape[2:] == (48, 24) and "Dinov2" not in type(model).__name__  # which always interpolates
-    options = {"interpolate_pos_encoding": True} if other else {}
+    options: dict[str, Any] = {"interpolate_pos_encoding": True} if other else {}
+    if "MAE" in type(model).__name__:  # which shuffles the patches before it drops none of them
+        count = images.shape[2] * images.shape[3] // base.config.patch_size**2
+        options["noise"] = torch.arange(count, dtype=images.dtype).expand(len(images), -1)
     with torch.no_grad():
         tokens = base(images, **options).last_hidden_state
         answer = model(images, **options).logits if base is not model else tokens[:, 0]

@@ -162,12 +162,13 @@ def _understand(
         path, commit = hub.download(*repository, asked=name)
         provenance = {"source": repository[0], "revision": commit}
     _refuse(architecture, name)
+    settings = store.read_json(path / "config.json")  # first: without it nothing says what the rest is
     processor = path / "preprocessor_config.json"
     return understand(
         Found(
             name,
             store.read_tensors(store.weights_file(path)),
-            settings=store.read_json(path / "config.json"),
+            settings=settings,
             processor=store.read_json(processor) if processor.exists() else None,
             provenance=provenance,
             **asked,
