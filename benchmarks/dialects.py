@@ -75,9 +75,8 @@ def rows() -> list[dict[str, Any]]:
 def print_row(row: dict[str, Any]) -> None:
     """One line of the table, as it is computed."""
     name = f"{row['dialect']}, {row['model']}"
-    print(
-        f"{name:<38} {row['size']:<9} {row['precision']:<8} {row['logits']:8.1e} {row['feature_map']:8.1e}", flush=True
-    )
+    numbers = " ".join(f"{row[what]:8.1e}" for what in ("logits", "feature_map") if row[what] is not None)
+    print(f"{name:<46} {row['size']:<9} {row['precision']:<8} {numbers}", flush=True)
 
 
 def _ours(loaded: Any) -> VisionTransformer:

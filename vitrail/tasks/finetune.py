@@ -303,7 +303,12 @@ def _with_head(classifier: Classifier, loaded: Loaded, probe: Probe, dataset: Da
         provenance={**loaded.card.provenance, "finetuned": "probe", "vitrail": __version__},
     )
     tensors = {
-        **classifier.model.state_dict(),
+        # Another pooling's own tensors and the pretraining head have no place before the probe.
+        **{
+            name: tensor
+            for name, tensor in classifier.model.state_dict().items()
+            if not name.startswith(("pooling.", "prelogits."))
+        },
         "classifier.weight": torch.from_numpy(probe.weight).float(),
         "classifier.bias": torch.from_numpy(probe.bias).float(),
     }

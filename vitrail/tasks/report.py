@@ -121,7 +121,7 @@ def _described(classifier: Classifier) -> str:
     encoder = config.encoder
     return (
         f"Vision Transformer, {encoder.layers} layers of width {encoder.width}, {encoder.heads} heads, "
-        f"patches of {size_text(config.patch)} pixels, {parameters(config) / 1e6:.1f} M parameters"
+        f"patches of {size_text(config.cell)} pixels, {parameters(config) / 1e6:.1f} M parameters"
     )
 
 
