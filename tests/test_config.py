@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from vitrail.config import (
     ABSOLUTE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     RELATIVE,
     SIZES,
     EncoderConfig,
@@ -372,3 +374,8 @@ def test_a_card_whose_parts_disagree_is_refused() -> None:
         ModelCard(two, fitting, ("cat",))
     with pytest.raises(UserError, match=r"images of 224x224, the model takes 8x8: they must match\.$"):
         ModelCard(two, Preprocessing(), ("cat", "dog"))
+
+
+def test_swapped_mean_and_deviation() -> None:
+    with pytest.raises(UserError, match="ImageNet's mean and std swapped"):
+        Preprocessing(mean=IMAGENET_STD, std=IMAGENET_MEAN)

@@ -134,6 +134,10 @@ class Preprocessing:
             raise UserError(f"crop_fraction must lie in (0, 1], not {self.crop_fraction}.")
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise UserError(f"mean and std need one number a channel, std above 0: {self.mean}, {self.std}.")
+        if (self.mean, self.std) == (IMAGENET_STD, IMAGENET_MEAN):
+            raise UserError(
+                "The preprocessing has ImageNet's mean and std swapped: exchange them in its configuration."
+            )
 
     def at(self, size: Size) -> Preprocessing:
         """The same preprocessing at another resolution."""

@@ -100,6 +100,7 @@ def test_parity_with_a_library(library: str, tmp_path: Path) -> None:
         result = parity(str(source), library, double=double)
         assert [entry.where for entry in result.differences] == ["block 0", "block 1", "block 2", "logits"]
         assert all(entry.relative <= bound for entry in result.differences)
+        assert result.to_dict()["parts_at"] is None
 
 
 def test_parity_reads_the_source_with_the_library_itself(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_parity_finds_where_two_models_part(tmp_path: Path) -> None:
     assert apart["block 0"] == 0.0
     assert apart["block 1"] > 1e-5
     assert apart["logits"] > 1e-5
-    assert result.images == 1
+    assert (result.images, result.parts_at) == (1, "block 1")
 
 
 def test_parity_finds_an_epsilon_that_is_wrong(tmp_path: Path) -> None:
@@ -130,7 +131,9 @@ def test_parity_finds_an_epsilon_that_is_wrong(tmp_path: Path) -> None:
     card, tensors = load_weights(one).card, load_weights(one).tensors
     wrong = replace(card.architecture, encoder=replace(card.architecture.encoder, norm_eps=1e-3))
     write_model(tmp_path / "other", replace(card, architecture=wrong), tensors)
-    assert parity(str(one), str(tmp_path / "other")).differences[0].relative > 1e-4
+    found = parity(str(one), str(tmp_path / "other"))
+    assert found.differences[0].relative > 1e-4
+    assert found.parts_at == "block 0"
 
 
 def test_parity_of_two_shapes(tmp_path: Path) -> None:

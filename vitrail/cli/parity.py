@@ -36,4 +36,5 @@ def parity(
     rows = [[entry.where, f"{entry.relative:.1e}", f"{entry.largest:.1e}"] for entry in result.differences]
     show = Show(out=True)
     show.table(["at", "||a - b|| / ||b||", "max |a - b|"], rows)
-    show.say(f"{result.images} images in {result.precision}: a is {result.a}, b is {result.b}.")
+    verdict = f"They part at {result.parts_at}." if result.parts_at else "They are the same but for rounding."
+    show.say(f"{result.images} images in {result.precision}: a is {result.a}, b is {result.b}. {verdict}")

@@ -49,9 +49,16 @@ class Parity:
     precision: str
     differences: tuple[Difference, ...]
 
+    @property
+    def parts_at(self) -> str | None:
+        """The first place where they are further apart than rounding explains; None: nowhere."""
+        bound = 1e-10 if self.precision == "float64" else 1e-5
+        return next((entry.where for entry in self.differences if not entry.relative <= bound), None)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**asdict(self), "differences": [asdict(entry) for entry in self.differences]}
+        differences = [asdict(entry) for entry in self.differences]
+        return {**asdict(self), "differences": differences, "parts_at": self.parts_at}
 
 
 def parity(
