@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vitrail.config import (
     ABSOLUTE,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    LARGEST,
     RELATIVE,
     SIZES,
     EncoderConfig,
@@ -205,6 +206,8 @@ def vit_configs(draw: st.DrawFn) -> ViTConfig:
     position, stem = draw(positions()), draw(st.none() | stems)
     cell = 1 if stem is None else stem.stride
     classes = draw(st.integers(0, 21843))
+    sides = [side * cell for side in patch]
+    assume(max(sides) <= LARGEST)
     return ViTConfig(
         encoder=EncoderConfig(
             layers=layers,
@@ -219,7 +222,7 @@ def vit_configs(draw: st.DrawFn) -> ViTConfig:
             drop_path=draw(rate),
         ),
         patch=patch,
-        image_size=(patch[0] * cell * draw(st.integers(1, 20)), patch[1] * cell * draw(st.integers(1, 20))),
+        image_size=tuple(side * draw(st.integers(1, min(20, LARGEST // side))) for side in sides),
         channels=draw(st.integers(1, 13)),
         tokens=(*tokens, *["register"] * draw(st.integers(0, 8))),
         position=position,
