@@ -310,3 +310,12 @@ def test_config_alone(tmp_path: Path, randomised: Any) -> None:
     shutil.copy(tmp_path / "config.json", tmp_path / "model.safetensors.index.json")
     with pytest.raises(UserError, match=r"has no table weight_map from tensors to files: .*\.$"):
         load_weights(tmp_path)
+
+
+def test_names_of_another_number_of_classes(tmp_path: Path, randomised: Any) -> None:
+    _saved(tmp_path, "vit", randomised)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"]["3"] = "fox"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"names 4 classes, but the classifier tells 3 apart: .*\.$"):
+        load_weights(tmp_path)

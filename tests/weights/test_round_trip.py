@@ -19,6 +19,7 @@ from vitrail.config import (
     ModelCard,
     PositionConfig,
     Preprocessing,
+    ResNetConfig,
     ViTConfig,
 )
 from vitrail.errors import UserError
@@ -43,6 +44,7 @@ SAYABLE: dict[str, dict[str, ViTConfig]] = {
         "mean without class token": replace(MEAN, encoder=TANH, tokens=()),
         "non-square": replace(WIDE, encoder=TANH, tokens=(), head=HeadConfig(("mean",), classes=3)),
         "one channel": replace(PLAIN, encoder=TANH, channels=1),
+        "hybrid": replace(PLAIN, encoder=TANH, patch=(1, 1), image_size=(64, 64), stem=ResNetConfig((1, 2), width=32)),
     },
     "timm": {
         "plain": PLAIN,

@@ -203,6 +203,8 @@ def test_class_names(names: Any, tmp_path: Path, tiny: Any) -> None:
             r"made with pos_embed='none', which Vitrail cannot .*\.$",
         ),
         ({"model_args": {"img_size": 32, "act_layer": "relu"}}, r"has the activation 'relu'; .*\.$"),
+        ({"num_classes": 4}, r"says num_classes=4, but its classifier tells 3 apart: .*\.$"),
+        ({"label_names": ["cat", "dog"]}, r"names 2 classes, but the classifier tells 3 apart: .*\.$"),
         ({"global_pool": "map"}, r"pools by 'map'; .*\.$"),
         ({"pretrained_cfg": {"crop_mode": "border"}}, r"crop_mode='border'"),
         ({"pretrained_cfg": {"interpolation": "random"}}, r"interpolation='random'\.$"),

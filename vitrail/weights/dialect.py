@@ -181,6 +181,20 @@ class Dialect(ABC):
         raise NotImplementedError(f"{self.name} is only read")
 
 
+def named_classes(names: Sequence[Any], classes: int) -> tuple[str, ...]:
+    """The class names of a configuration, for a classifier of so many; empty where there is none, or none are named.
+
+    Raises:
+        UserError: they are not as many as the classifier tells apart.
+    """
+    if classes and names and len(names) != classes:
+        raise UserError(
+            f"The configuration names {len(names)} classes, but the classifier tells {classes} apart: one of the two "
+            "files is another model's."
+        )
+    return tuple(map(str, names)) if classes else ()
+
+
 def per_layer(rules: Sequence[Rule], config: ViTConfig) -> list[Rule]:
     """Rules with ``{l}`` repeated for every layer, the others as they are."""
     result: list[Rule] = []

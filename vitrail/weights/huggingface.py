@@ -37,6 +37,7 @@ from vitrail.weights.dialect import (
     Found,
     Rule,
     averaged_heads,
+    named_classes,
     refuse_unsayable,
     same,
     stacked,
@@ -138,7 +139,7 @@ def understand(
         preprocessing = _preprocessing(kind, processor, architecture.image_size)
         names = config.get("id2label") or {}
         classes = architecture.head.classes
-        class_names = tuple(str(names[str(i)]) for i in range(classes)) if len(names) == classes else ()
+        class_names = named_classes([names[str(i)] for i in range(len(names))] if classes else [], classes)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"The configuration of this {kind} model is incomplete or garbled at {error}.") from None
     prefix = next((f"{name}." for name in (kind, "vit") if f"{name}.embeddings.cls_token" in tensors), "")

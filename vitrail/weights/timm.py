@@ -41,6 +41,7 @@ from vitrail.weights.dialect import (
     Found,
     Rule,
     averaged_heads,
+    named_classes,
     refuse_unsayable,
     same,
     translate_back,
@@ -143,6 +144,12 @@ def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpo
     if pooling not in _POOLING:
         raise UserError(f"This {name} pools by {pooling!r}; Vitrail reads timm's 'token' and 'avg'.")
     classifier = tensors.get("head.weight")
+    told = settings.get("num_classes")
+    if classifier is not None and told is not None and told != len(classifier):
+        raise UserError(
+            f"The configuration of this {name} says num_classes={told}, but its classifier tells {len(classifier)} "
+            "apart: one of the two files is another model's."
+        )
     distilled = match["distilled"] is not None
     registers = int(arguments.get("reg_tokens", 0) or match["registers"] or 0)
     tokens: tuple[Token, ...] = ("class",) if arguments.get("class_token", True) else ()
@@ -176,11 +183,11 @@ def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpo
     )
     names = pretrained.get("label_names") or ()
     if isinstance(names, Mapping):  # from a class's number, as JSON has it, to its name
-        names = [names.get(str(number), number) for number in range(architecture.head.classes)]
+        names = [names.get(str(number), number) for number in range(len(names))]
     return Checkpoint(
         architecture=architecture,
         preprocessing=_preprocessing(match, pretrained, native),
-        class_names=tuple(map(str, names)) if len(names) == architecture.head.classes else (),
+        class_names=named_classes(names, architecture.head.classes),
         provenance={**found.provenance, "dialect": "timm", "architecture": name},
         tensors=tensors,
         rules=rules(architecture),
