@@ -155,10 +155,6 @@ class Dialect(ABC):
     """One library's way to write a model down."""
 
     name: str
-    suffix: str = ""
-    """Of the file it writes; empty: a folder."""
-    lost: tuple[str, ...] = ()
-    """What it has no words for and a model can live without, such as class names: said when it is written."""
 
     @abstractmethod
     def claims(self, found: Found) -> bool:
@@ -172,13 +168,22 @@ class Dialect(ABC):
             UserError: a setting that Vitrail cannot honour, or something to be asked for.
         """
 
+
+class TwoWay(Dialect):
+    """A dialect that is written as well as read."""
+
+    suffix: str = ""
+    """Of the file it writes; empty: a folder."""
+    lost: tuple[str, ...] = ()
+    """What it has no words for and a model can live without, such as class names: said when it is written."""
+
+    @abstractmethod
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Write a model to a file or folder, which is the caller's to make atomic; only some dialects do.
+        """Write a model to a file or folder, which is the caller's to make atomic.
 
         Raises:
             UserError: the dialect has no words for something that decides what the model answers.
         """
-        raise NotImplementedError(f"{self.name} is only read")
 
 
 def named_classes(names: Sequence[Any], classes: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vitrail.config import suggestion
 from vitrail.errors import UserError
-from vitrail.weights.dialect import Checkpoint, Dialect, Found
+from vitrail.weights.dialect import Checkpoint, Dialect, Found, TwoWay
 from vitrail.weights.google import Google
 from vitrail.weights.huggingface import HuggingFace
 from vitrail.weights.originals import ORIGINALS
@@ -34,13 +34,13 @@ def understand(found: Found) -> Checkpoint:
     )
 
 
-def written(name: str) -> Dialect:
+def written(name: str) -> TwoWay:
     """The dialect of a name such as ``timm``, to write in.
 
     Raises:
         UserError: there is none, or Vitrail only reads it.
     """
-    writers = {entry.name: entry for entry in DIALECTS if type(entry).write is not Dialect.write}
+    writers = {entry.name: entry for entry in DIALECTS if isinstance(entry, TwoWay)}
     if name in writers:
         return writers[name]
     if any(entry.name == name for entry in DIALECTS):

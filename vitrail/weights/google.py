@@ -31,11 +31,11 @@ from vitrail.weights.dialect import (
     TABLE,
     TRANSPOSED,
     Checkpoint,
-    Dialect,
     Found,
     Layout,
     Parts,
     Rule,
+    TwoWay,
     refuse_unsayable,
     translate_back,
 )
@@ -70,7 +70,7 @@ OUT = Layout(lambda parts, _: [parts[0].flatten(0, 1).T], _write_out)
 """A kernel (K, D/K, D)."""
 
 
-class Google(Dialect):
+class Google(TwoWay):
     """``.npz`` files as the paper's authors published them, and as their code writes them today.
 
     It holds shapes, and so the heads, but neither epsilon (1e-6), nor GELU (by tanh), nor the grid of the positions:
@@ -128,7 +128,7 @@ class Google(Dialect):
         )
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """See ``Dialect.write``; the layout is the published files'."""
+        """See ``TwoWay.write``; the layout is the published files'."""
         config = card.architecture
         refuse_unsayable("Google's .npz", _WORDS, config)
         theirs = translate_back(_rules(config, _LAYOUTS["published"]), config, tensors)

@@ -33,9 +33,9 @@ from vitrail.weights.dialect import (
     TABLE,
     TOKENS,
     Checkpoint,
-    Dialect,
     Found,
     Rule,
+    TwoWay,
     averaged_heads,
     named_classes,
     refuse_unsayable,
@@ -59,7 +59,7 @@ _PIL: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: 
 _IGNORED = (r"(.*\.)?mask_token", r"(.*\.)?pooler\..*", r"decoder\..*")
 
 
-class HuggingFace(Dialect):
+class HuggingFace(TwoWay):
     """A folder as transformers saves it, or a repository of the hub."""
 
     name = "huggingface"
@@ -75,7 +75,7 @@ class HuggingFace(Dialect):
         return understand(found.settings, found.processor, found.tensors, found.provenance)
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """See ``Dialect.write``: what ``AutoModelForImageClassification`` and ``AutoImageProcessor`` load."""
+        """See ``TwoWay.write``: what ``AutoModelForImageClassification`` and ``AutoImageProcessor`` load."""
         config = card.architecture
         kind = _kind(config)
         words = _WORDS | _WORDS_OF[kind]

@@ -37,9 +37,9 @@ from vitrail.weights.dialect import (
     TABLE,
     TOKENS,
     Checkpoint,
-    Dialect,
     Found,
     Rule,
+    TwoWay,
     averaged_heads,
     named_classes,
     refuse_unsayable,
@@ -68,7 +68,7 @@ _READ = (
 _IDLE = ("dynamic_img_size", "drop_rate", "drop_path_rate", "pos_drop_rate", "proj_drop_rate", "weight_init")
 
 
-class Timm(Dialect):
+class Timm(TwoWay):
     """A folder that ``timm.create_model("local-dir:...")`` takes, a repository of the hub, or a bare state dict."""
 
     name = "timm"
@@ -99,7 +99,7 @@ class Timm(Dialect):
             raise UserError(f"The configuration of this {name} is incomplete or garbled at {error}.") from None
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """See ``Dialect.write``: ``config.json`` with the constructor's arguments, and ``model.safetensors``."""
+        """See ``TwoWay.write``: ``config.json`` with the constructor's arguments, and ``model.safetensors``."""
         config = card.architecture
         words = dict(_WORDS)
         if config.registers:  # which have positions there, as the class token then has

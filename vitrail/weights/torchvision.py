@@ -27,9 +27,9 @@ from vitrail.weights.dialect import (
     TABLE,
     TOKENS,
     Checkpoint,
-    Dialect,
     Found,
     Rule,
+    TwoWay,
     refuse_unsayable,
     same,
     translate_back,
@@ -41,7 +41,7 @@ _PUBLISHED = {SIZES[size][1]: SIZES[size][3] for size in ("B", "L", "H")}
 """Heads of the models torchvision has weights of, by width."""
 
 
-class Torchvision(Dialect):
+class Torchvision(TwoWay):
     """State dicts of ``torchvision.models.VisionTransformer``, written as ``.safetensors``.
 
     They hold neither heads (torchvision's own B, L and H are known by their widths) nor preprocessing (that of its
@@ -97,7 +97,7 @@ class Torchvision(Dialect):
         )
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """See ``Dialect.write``: a state dict that ``load_state_dict`` takes, as safetensors."""
+        """See ``TwoWay.write``: a state dict that ``load_state_dict`` takes, as safetensors."""
         refuse_unsayable("torchvision's ViT", _WORDS, card.architecture)
         config = card.architecture
         write_tensors(path, translate_back(_rules(config), config, tensors), {"format": "pt"})
