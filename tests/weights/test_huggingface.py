@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.errors import UserError
 from vitrail.model.position import resample_grid
+from vitrail.weights.dialects import written
 from vitrail.weights.load import load_weights
 
 TOY = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
@@ -319,3 +321,17 @@ def test_names_of_another_number_of_classes(tmp_path: Path, randomised: Any) -> 
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"names 4 classes, but the classifier tells 3 apart: .*\.$"):
         load_weights(tmp_path)
+
+
+def test_the_encoder_of_mae_stays_one(tmp_path: Path, randomised: Any) -> None:
+    _saved(tmp_path / "a", "mae", randomised)
+    loaded = load_weights(tmp_path / "a")
+    card = replace(loaded.card, preprocessing=Preprocessing((32, 32), "squash", 1.0))
+    written("huggingface").write(card, loaded.tensors, tmp_path / "b")
+    theirs, about = transformers.AutoModel.from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert isinstance(theirs, transformers.ViTMAEModel)
+    assert not about["missing_keys"]
+    assert not about["unexpected_keys"]
+    theirs.save_pretrained(tmp_path / "c")
+    again = load_weights(tmp_path / "c").tensors
+    assert all(torch.equal(again[name], tensor) for name, tensor in loaded.tensors.items())

@@ -77,7 +77,7 @@ class HuggingFace(TwoWay):
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``: what ``AutoModelForImageClassification`` and ``AutoImageProcessor`` load."""
         config = card.architecture
-        kind = _kind(config)
+        kind = _kind(card)
         words = _WORDS | _WORDS_OF[kind]
         if not config.head.classes:
             words["a head on"] = (("class",),)
@@ -104,6 +104,7 @@ _WORDS: dict[str, tuple[Any, ...]] = {
 }
 _PLAIN: dict[str, tuple[Any, ...]] = {"an MLP of kind": ("gelu", "gelu-tanh")}
 _WORDS_OF: dict[str, dict[str, tuple[Any, ...]]] = {
+    "vit_mae": _PLAIN | {"learned tokens": (("class",),), "register tokens:": (False,)},
     "vit": _PLAIN | {"learned tokens": (("class",),), "register tokens:": (False,), "a head on": (("class",),)},
     "deit": _PLAIN | {"register tokens:": (False,), "a head on": (("class",),)},
     "dinov2": {"learned tokens": (("class",),), "a head on": (("class", "mean"),)},
@@ -111,8 +112,11 @@ _WORDS_OF: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-def _kind(config: ViTConfig) -> str:
-    """The model type that has words for a model, or most of them."""
+def _kind(card: ModelCard) -> str:
+    """The model type that has words for a model, or most of them; MAE's encoder is one until it has a head."""
+    config = card.architecture
+    if card.provenance.get("model_type") == "vit_mae" and not config.head.classes:
+        return "vit_mae"
     if config.registers:
         return "dinov2_with_registers"
     if config.encoder.layer_scale is not None:
