@@ -59,7 +59,7 @@ def convert(
         source: whatever ``vitrail.load`` takes.
         out: the folder, or file, to make: a ``.npz`` for google, a ``.safetensors`` for torchvision.
         to: ``vitrail``, ``google``, ``timm``, ``huggingface`` or ``torchvision``.
-        resolution: another image size, to which the positions are resampled; None: that of the source's positions.
+        resolution: another image size, to which the positions are resampled; None: what the source is fed.
         patch: another patch size, to which the patches' kernel is resampled (FlexiViT).
         heads, architecture: what the source does not say; see ``load``.
         drop_head: leave out the classifier, and pre-logits.
