@@ -1,0 +1,1 @@
+"""What a model learned: numbers first (arrays, tidy tables), pictures second; each analysis cites its source."""
