@@ -65,3 +65,10 @@ def test_half_precision_is_summed_in_double() -> None:
     moments = Moments()
     moments.add(values)
     assert moments.mean == values[0].double().item()
+
+
+def test_arrays_are_taken_as_tensors_are() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
+    arrays = Moments((3,))
+    arrays.add(values)
+    assert np.array_equal(arrays.interval(), gathered(values, []).interval())

@@ -27,13 +27,15 @@ class Moments:
         self._mean = np.zeros(shape)
         self._scatter = np.zeros(shape)
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: Tensor | Array) -> None:
         """Take in (B, *shape): the numbers of B images, possibly none."""
         if values.shape[1:] != self._mean.shape:
             raise ValueError(f"numbers of shape {tuple(values.shape[1:])} for moments of shape {self._mean.shape}")
         if not (batch := len(values)):
             return
-        numbers = values.detach().cpu().double().numpy()  # (B, *shape)
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().double().numpy()
+        numbers = np.asarray(values, np.float64)  # (B, *shape)
         mean = numbers.mean(axis=0)
         gap, count = mean - self._mean, self.count + batch
         self._scatter += np.square(numbers - mean).sum(axis=0) + gap**2 * (self.count * batch / count)
