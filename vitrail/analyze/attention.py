@@ -51,7 +51,7 @@ def usual_query(config: ViTConfig) -> Query:
 def to_patches(matrix: Tensor, config: ViTConfig, query: Query) -> Tensor:
     """Rows of (..., N, N) for ``query``, special tokens left out: maps (..., h, w), summing to what patches get."""
     row = matrix[..., query_rows(config, query), len(config.tokens) :].mean(dim=-2)  # (..., h w)
-    return row.unflatten(-1, config.grid)
+    return row.reshape(*row.shape[:-1], *config.grid)
 
 
 def fuse(weights: Tensor, fusion: Fusion = "mean", discard: float = 0.0) -> Tensor:

@@ -78,6 +78,7 @@ class AttentionDistance(Finding):
             "rank_correlation_with_depth": float(stats.spearmanr(depth, by_layer).statistic) if enough else None,
         }
 
+    @canvas.styled
     def plot(self) -> Figure:
         """A dot for each head at its layer, the layers' means, and the distance of uniform attention."""
         drawn, (axes,) = canvas.figure(size=(5.2, 3.4))
@@ -121,7 +122,7 @@ class MeanDistance(Statistic):
 
     def close(self) -> None:
         """The batch's distances, (B, L, K), go into the mean."""
-        self.moments.add(torch.stack(self.batch, dim=1).double().cpu().numpy())
+        self.moments.add(torch.stack(self.batch, dim=1))
         self.batch = []
 
     def finding(self) -> AttentionDistance:
