@@ -194,7 +194,7 @@ def _translated(tensors: Mapping[str, Tensor], config: ViTConfig, path: Path) ->
         if match[1] not in modules:
             raise UserError(
                 f"{path} adapts {match[1]}, for which the model has no place: the adapter is another architecture's, "
-                f"or adapts more than the roles {', '.join(ROLES)} of {config.encoder.layers} layers."
+                f"or adapts more than {', '.join(ROLES)} in layers 0 to {config.encoder.layers - 1}."
             )
         ours = modules[match[1]]
         parts = tensor.chunk(len(ours)) if match[2] == "B" and tensor.ndim else [tensor] * len(ours)
