@@ -198,7 +198,7 @@ def position_similarity(model: VisionTransformer, images: Tensor | None = None, 
         layer=layer,
         grid=config.grid,
         similarity=similarity.float().numpy(),
-        heads=None if heads is None else heads.float().numpy(),
+        heads=None if heads is None else heads.numpy(),
     )
 
 
@@ -240,7 +240,7 @@ def _implied_bias(relation: Relation, query: Tensor, key: Tensor, special: int, 
         part = turned_q[:, :, queries]  # (1, K, w, D/K)
         bias = (part @ turned_k[:, :, special:].mT - q[:, :, queries] @ k[:, :, special:].mT) * scale
         added = relation.bias(part, queries) if relation.biased else None  # (1, K, w, N)
-        rows.append(bias if added is None else bias + added[..., special:])
+        rows.append((bias if added is None else bias + added[..., special:]).float())
     return torch.cat(rows, dim=2)[0]
 
 
