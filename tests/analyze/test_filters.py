@@ -120,7 +120,7 @@ def test_table_and_summary() -> None:
     assert list(table) == ["component", "channel", "row", "column", "value"]
     assert {len(column) for column in table.values()} == {3 * 3 * 4 * 6}
     for *place, value in zip(*table.values(), strict=True):
-        assert found.components[tuple(place)] == value
+        assert found.components[tuple(number - 1 for number in place)] == value
     summary = found.summary()
     assert (summary["components"], summary["components_in_all"], summary["shape"]) == (3, 39, [3, 4, 6])
     assert summary["explained_together"] == pytest.approx(sum(summary["explained"]))

@@ -274,7 +274,7 @@ def test_table_is_tidy() -> None:
     assert list(table) == ["query_row", "query_column", "key_row", "key_column", "similarity"]
     assert {len(column) for column in table.values()} == {36}
     for qr, qc, kr, kc, number in zip(*table.values(), strict=True):
-        assert number == found.similarity[qr * 3 + qc, kr * 3 + kc]
+        assert number == found.similarity[(qr - 1) * 3 + qc - 1, (kr - 1) * 3 + kc - 1]
 
 
 def test_panels_show_each_querys_map() -> None:
@@ -288,14 +288,17 @@ def test_panels_show_each_querys_map() -> None:
             panel = image[4 * row : 4 * row + 3, 5 * column : 5 * column + 4]
             np.testing.assert_array_equal(panel.ravel(), found.similarity[row * 4 + column].astype(float))
     assert np.ma.getmaskarray(image)[3::4].all()
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2", "3"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "3", "4"]
     assert axes.get_title(loc="left") == "Position similarity: learned-1d, 3x4 patches"
+    bias = position_similarity(_model((2, 2), kind="rope-2d"), layer=1)
+    assert bias.plot().axes[0].get_title(loc="left") == "Position bias: rope-2d, 2x2 patches, layer 2"
+    assert bias.summary()["layer"] == 2
     assert [line.get_label() for line in profile.axes[0].lines] == ["same row", "same column", "elsewhere"]
 
 
 def test_large_grids_are_thinned_evenly_and_say_so() -> None:
     figure = position_similarity(_model((17, 37), kind="learned-2d")).plot()
     axes = figure.axes[0]
-    assert [int(text.get_text()) for text in axes.get_yticklabels()] == list(range(0, 17, 2))
-    assert [int(text.get_text()) for text in axes.get_xticklabels()] == list(range(0, 37, 4))
+    assert [int(text.get_text()) for text in axes.get_yticklabels()] == list(range(1, 18, 2))
+    assert [int(text.get_text()) for text in axes.get_xticklabels()] == list(range(1, 38, 4))
     assert axes.get_title(loc="left").endswith("every 2nd row and every 4th column shown")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ Source = Literal["patch embedding", "root convolution"]
 class PatchFilters(Finding):
     """The patterns of which all filters are mixtures, the most frequent first."""
 
-    name = "patch-filters"
+    name: ClassVar[str] = "patch-filters"
 
     source: Source
     """Whose filters: the patch embedding's or, in a hybrid, those of its stem's first convolution."""
@@ -52,9 +52,9 @@ class PatchFilters(Finding):
         return share
 
     def table(self) -> dict[str, Array]:
-        """A row for each weight of each component; all count from 0."""
+        """A row for each weight of each component; all count from 1."""
         names = ("component", "channel", "row", "column")
-        places = dict(zip(names, (axis.ravel() for axis in np.indices(self.components.shape)), strict=True))
+        places = dict(zip(names, (1 + axis.ravel() for axis in np.indices(self.components.shape)), strict=True))
         return {**places, "value": self.components.ravel()}
 
     def summary(self) -> dict[str, Any]:
@@ -76,6 +76,7 @@ class PatchFilters(Finding):
             "smoothness": [float(share) for share in self.smoothness()],
         }
 
+    @canvas.styled
     def plot(self) -> Figure:
         """The components as pictures, with the share of the variance of each (ViT figure 7 left).
 
@@ -93,16 +94,15 @@ class PatchFilters(Finding):
         for number, part in enumerate(axes):
             canvas.picture_only(part)
             if number < count:
-                part.imshow(_picture(self.components[number]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                part.set_title(
-                    f"{100 * self.explained[number]:.1f} %", loc="center", fontsize=7, color=canvas.SOFT, pad=2
-                )
+                part.imshow(_picture(self.components[number]), cmap="gray", vmin=0, vmax=1)
+                share = f"{100 * self.explained[number]:.1f} %"
+                part.set_title(share, loc="center", fontsize=7, fontweight="normal", color=canvas.SOFT, pad=2)
         of = f"{size_text(self.components.shape[2:])} {self.source}"
         shown = {1: "", 2: "\nchannels as red and green", 3: ""}.get(
             channels, f"\nfirst 3 of {channels} channels as red, green and blue"
         )
         title = f"Principal components: {of}{shown}"
-        drawn.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=canvas.INK)
+        drawn.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         return drawn
 
 

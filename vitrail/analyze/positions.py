@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,13 +34,13 @@ MOST = 16
 class PositionSimilarity(Finding):
     """A number from each patch to each, that the position scheme alone decides."""
 
-    name = "position-similarity"
+    name: ClassVar[str] = "position-similarity"
 
     kind: Kind
     """``cosine similarity`` of the vectors of the two patches, or ``implied bias`` on the logits of attention."""
     scheme: PositionKind
     layer: int
-    """Counted from 0."""
+    """As asked for, from 0; table, summary and figure count from 1."""
     grid: Size
     similarity: Array
     """(h w, h w): from the query's patch (row) to the key's (column), patches in raster order."""
@@ -52,21 +52,22 @@ class PositionSimilarity(Finding):
         return structure(self.similarity, self.grid)
 
     def table(self) -> dict[str, Array]:
-        """A row for each query and key: their rows and columns in the grid, counted from 0, and the similarity."""
+        """A row for each query and key: their rows and columns in the grid, counted from 1, and the similarity."""
         shape = (*self.grid, *self.grid)
         names = ("query_row", "query_column", "key_row", "key_column")
-        places = dict(zip(names, (axis.ravel() for axis in np.indices(shape)), strict=True))
+        places = dict(zip(names, (1 + axis.ravel() for axis in np.indices(shape)), strict=True))
         return {**places, "similarity": self.similarity.ravel()}
 
     def summary(self) -> dict[str, Any]:
         """What was measured, and the fields of ``structure``."""
-        measured = {"kind": self.kind, "scheme": self.scheme, "layer": self.layer, "grid": list(self.grid)}
+        measured = {"kind": self.kind, "scheme": self.scheme, "layer": self.layer + 1, "grid": list(self.grid)}
         return {**measured, **asdict(self.structure())}
 
+    @canvas.styled
     def plot(self) -> Figure:
         """A map for each query's patch, laid out as the patches are (ViT figure 7): h x w maps of h x w cells.
 
-        Rows and columns count from 0. In a cosine the query's own cell is the brightest, in a bias a dot is on
+        Rows and columns count from 1. In a cosine the query's own cell is the brightest, in a bias a dot is on
         it; beyond ``MOST`` a side evenly chosen ones are shown, as the title says.
 
         Raises:
@@ -88,13 +89,12 @@ class PositionSimilarity(Finding):
             cmap=canvas.SIGNED if signed else canvas.HEAT,
             vmin=low,
             vmax=high,
-            interpolation="nearest",
             aspect="equal" if min(h, w) > 1 else "auto",
         )
         canvas.picture_only(axes)
         left, top = (w + gap) * np.arange(len(columns)), (h + gap) * np.arange(len(rows))  # of the panels
-        axes.set_xticks(left + (w - 1) / 2, map(str, columns))
-        axes.set_yticks(top + (h - 1) / 2, map(str, rows))
+        axes.set_xticks(left + (w - 1) / 2, [str(column + 1) for column in columns])
+        axes.set_yticks(top + (h - 1) / 2, [str(row + 1) for row in rows])
         if signed:
             own = np.meshgrid(left + columns, top + rows)
             axes.plot(own[0].ravel(), own[1].ravel(), ".", color=canvas.INK, markersize=2, markeredgewidth=0)
@@ -104,13 +104,14 @@ class PositionSimilarity(Finding):
         thinned = [f"every {_ordinal(row_step)} row"] if row_step > 1 else []
         thinned += [f"every {_ordinal(column_step)} column"] if column_step > 1 else []
         title = self._title() + (f"\n{' and '.join(thinned)} shown" if thinned else "")
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(title)
         bar = drawn.colorbar(shown, cax=axes.inset_axes((1.02, 0.0, 0.025, 1.0)))
-        bar.set_label(self._unit(), color=canvas.SOFT, fontsize=9)
-        bar.ax.tick_params(color=canvas.SOFT, labelcolor=canvas.SOFT, labelsize=8)
+        bar.set_label(self._unit())
+        bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
         return drawn
 
+    @canvas.styled
     def plot_profile(self) -> Figure:
         """Similarity against distance for patches of the same row, of the same column and others: means and spread.
 
@@ -124,12 +125,11 @@ class PositionSimilarity(Finding):
             axes.fill_between(profile.distance, low, high, color=colours[name], alpha=0.16, linewidth=0)
             axes.plot(profile.distance, profile.mean, color=colours[name], marker="o", markersize=3, label=name)
         if axes.lines:
-            legend = axes.legend(title="mean and deviation", fontsize=8, frameon=False, labelcolor=canvas.SOFT)
-            legend.get_title().set(color=canvas.SOFT, fontsize=8)
+            axes.legend(title="mean and deviation", fontsize=8, title_fontsize=8)
             axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("distance in patches")
         axes.set_ylabel(self._unit())
-        axes.set_title(self._title(), loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(self._title())
         return drawn
 
     def _limits(self) -> tuple[float, float]:
@@ -142,7 +142,7 @@ class PositionSimilarity(Finding):
 
     def _title(self) -> str:
         of = f"{self.scheme}, {size_text(self.grid)} patches"
-        return f"Position similarity: {of}" if self.heads is None else f"Position bias: {of}, layer {self.layer}"
+        return f"Position similarity: {of}" if self.heads is None else f"Position bias: {of}, layer {self.layer + 1}"
 
     def _unit(self) -> str:
         return "cosine similarity" if self.heads is None else f"bias on the logits, mean of {len(self.heads)} heads"
