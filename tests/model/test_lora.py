@@ -108,15 +108,15 @@ def test_a_is_kaiming_uniform_and_b_zero() -> None:
 
 
 def test_the_seed_alone_decides_a() -> None:
-    def drawn(seed: int) -> dict[str, Tensor]:
+    def drawn(seed: int, layers: Any = None) -> dict[str, Tensor]:
         model = _model()
         torch.rand(3)  # whatever else was drawn
         state = torch.get_rng_state()
-        add_lora(model, USUAL, seed)
+        add_lora(model, replace(USUAL, layers=layers), seed)
         assert torch.equal(torch.get_rng_state(), state)
         return {name: tensor for name, tensor in model.state_dict().items() if "lora_A" in name}
 
-    first, again, other = drawn(0), drawn(0), drawn(1)
+    first, again, other = drawn(0), drawn(0, layers=(2, 0, 1)), drawn(1)
     assert len(first) == 6
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert all(not torch.equal(first[name], other[name]) for name in first)

@@ -6,7 +6,7 @@ of SwiGLU's first layer; each is adapted apart, and the others of its layer stay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -123,14 +123,10 @@ def lora_config(model: VisionTransformer) -> LoraConfig | None:
 
 def lora_parameters(model: VisionTransformer) -> int:
     """How many numbers all the matrices A and B hold: r (in + out) for each matrix that is adapted."""
-    return sum(_count((*layer.lora_A.parameters(), *layer.lora_B.parameters())) for _, layer in _adapted(model))
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
 
 
 def _adapted(model: VisionTransformer) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
