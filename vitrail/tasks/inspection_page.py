@@ -116,8 +116,11 @@ def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure)
     strips = []
     if part == "patch-components":
         strips = [
-            [Picture(name, jpeg_uri(picture)), Picture("components", jpeg_uri(colours))]
-            for name, picture, colours in inspection.coloured
+            [
+                Picture(label, jpeg_uri(image))
+                for name, picture, colours in inspection.coloured
+                for label, image in ((name, picture), ("its components", colours))
+            ]
         ]
     caption = f"figures/{part}.png and .svg; the numbers are in numbers/{part}.parquet and .json."
     alt = f"{TITLES[part]}: " + "; ".join(f"{term} {value}" for term, value in facts)
@@ -126,23 +129,19 @@ def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure)
 
 
 def _facts(inspection: Inspection) -> Facts:
-    facts = [("Pictures", f"{len(inspection.pictures)}" if len(inspection.pictures) else "none")]
     model = inspection.model
     if isinstance(model, VisionTransformer):
         config = model.config
         encoder, position = config.encoder, config.position
-        facts = [
+        return [
             ("Model", f"Vision Transformer, {encoder.layers} layers of width {encoder.width}, {encoder.heads} heads"),
             ("Parameters", f"{parameters(config) / 1e6:.1f} M"),
             ("Input", f"{size_text(config.image_size)} pixels, patches of {size_text(config.cell)}"),
             ("Tokens", f"a grid of {size_text(config.grid)}; special: {', '.join(config.tokens) or 'none'}"),
             ("Positions", f"{position.kind}, {position.place}"),
-            *facts,
         ]
-    else:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        facts = [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M"), *facts]
-    return facts
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M")]
 
 
 def _of_distance(summary: dict[str, Any]) -> Facts:
