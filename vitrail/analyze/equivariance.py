@@ -1,7 +1,8 @@
 """Whether features move along with the picture: translation equivariance, layer by layer (article 6.2.1).
 
 f(g(x)) = g(f(x)) for a convolution f and a translation g; a ViT's positions break it, and any shift that is no whole
-number of patches cuts the picture into other patches. CNNs with strides break it too (1805.12177, 1904.11486).
+number of patches cuts the picture into other patches. CNNs break it too: by strides (1805.12177, 1904.11486), by
+padding, which is felt ever further inside, and by GroupNorm, which looks at the whole picture.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import scipy.special
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from vitrail.analyze import canvas
 from vitrail.analyze.finding import Array, Finding
 from vitrail.analyze.maps import Maps, stride
+from vitrail.analyze.moments import Moments
 from vitrail.config import Size, size_text
 from vitrail.errors import UserError
 
@@ -53,11 +54,9 @@ class Equivariance(Finding):
 
     def interval(self) -> tuple[Array, Array, Array]:
         """Mean error over images and its 95 % t interval, (L, S) each; the interval of a single image is NaN."""
-        mean, images = self.errors.mean(axis=2), self.errors.shape[2]
-        if images < 2:
-            return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        reach = scipy.special.stdtrit(images - 1, 0.975) * self.errors.std(axis=2, ddof=1) / math.sqrt(images)
-        return mean, mean - reach, mean + reach
+        moments = Moments(self.errors.shape[:2])
+        moments.add(np.moveaxis(self.errors, 2, 0))
+        return moments.mean, *moments.interval()
 
     def table(self) -> dict[str, Array]:
         """A row for each layer and shift whose map has cells enough."""
@@ -92,22 +91,20 @@ class Equivariance(Finding):
             },
         }
 
+    @canvas.styled
     def plot(self) -> Figure:
-        """Error of the last layer against the shift, with its interval; the other layers behind it.
-
-        Raises:
-            UserError: matplotlib is not installed.
-        """
-        figure, (axes,) = canvas.figure(size=(5.2, 3.4))
+        """Error of the last layer against the shift, with its interval; the other layers behind it."""
+        figure, (axes,) = canvas.figure(size=(5.2, 3.6))
         mean, _, _ = self.interval()
         last = len(self.layers) - 1
         for layer in range(last):
-            strength = 0.15 + 0.4 * layer / max(last, 1)
-            label = f"{self.layers[0]} to {self.layers[last - 1]}" if layer == last - 1 else None
+            label = f"{self.layers[0]} (lightest) to {self.layers[last - 1]}" if layer == last - 1 else None
+            strength = 0.2 + 0.5 * layer / last
             axes.plot(self.shifts, mean[layer], color=canvas.SOFT, alpha=strength, linewidth=1, label=label)
         self._curve(axes, canvas.BLUE, self.layers[last])
-        _frame(axes, self.shifts, self.strides[last][1])
-        axes.set_title(f"Translation equivariance{f' of {self.model}' if self.model else ''}")
+        _frame(figure, axes, self.shifts, self.strides[last][1])
+        if self.model:
+            axes.set_title(f"Translation equivariance: {self.model}")
         return figure
 
     def _curve(self, axes: Axes, colour: str, label: str) -> None:
@@ -137,33 +134,29 @@ class Equivariance(Finding):
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
+@canvas.styled
 def compare(found: Mapping[str, Equivariance]) -> Figure:
-    """The last layers of several models in one figure, by the name each shall have there.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    figure, (axes,) = canvas.figure(size=(5.2, 3.4))
+    """The last layers of several models in one figure, by the name each shall have there."""
+    figure, (axes,) = canvas.figure(size=(5.2, 3.6))
     for number, (label, one) in enumerate(found.items()):
         one._curve(axes, canvas.CYCLE[number % len(canvas.CYCLE)], label)
     strides = {one.strides[-1][1] for one in found.values()}
     shifts = sorted({shift for one in found.values() for shift in one.shifts})
-    _frame(axes, shifts, strides.pop() if len(strides) == 1 else None)
-    axes.set_title("Translation equivariance")
+    _frame(figure, axes, shifts, strides.pop() if len(strides) == 1 else None)
     return figure
 
 
-def _frame(axes: Axes, shifts: Sequence[int], cell: Fraction | None) -> None:
+def _frame(figure: Figure, axes: Axes, shifts: Sequence[int], cell: Fraction | None) -> None:
     """Ticks at whole cells where there is one size of them, and what the heights mean."""
     if cell is not None:
         step = max(1, math.ceil(max(shifts) / cell / 8))  # no more than eight
         axes.set_xticks([float(cell) * number for number in range(0, int(max(shifts) / cell) + 1, step)])
-    axes.axhline(1.0, color=canvas.SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.text(0.99, 1.0, "unrelated cells", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+    axes.axhline(1.0, color=canvas.SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.text(0.995, 1.012, "unrelated cells", transform=axes.get_yaxis_transform(), ha="right", fontsize=8)
     axes.set_ylim(0.0, max(1.1, axes.get_ylim()[1]))
-    axes.set_xlabel("shift (pixels; dots: whole cells)")
-    axes.set_ylabel("equivariance error")
-    axes.legend()
+    axes.margins(x=0.01)
+    axes.set(xlabel="shift in pixels (dots: whole cells)", ylabel="error", title="Translation equivariance")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
 
 
 def equivariance(
@@ -174,7 +167,7 @@ def equivariance(
     mode: Mode = "crop",
     margin: int | None = None,
     model: str = "",
-    batch_size: int = 16,
+    batch_size: int = 8,
 ) -> Equivariance:
     """Compare the features F of shifted images with the features of the images, shifted.
 
@@ -214,7 +207,8 @@ def equivariance(
             for measure, (_, features) in zip(measures, base, strict=True):
                 measure.begin(features)
             for shift, axis, moved in _shifted(batch, shifts, size, mode):
-                for measure, (_, before), (_, after) in zip(measures, base, maps(moved), strict=True):
+                there = maps(moved) if shifts[shift] else base
+                for measure, (_, before), (_, after) in zip(measures, base, there, strict=True):
                     measure.compare(shift, axis, before, after)
     return Equivariance(
         model=model,
@@ -234,23 +228,18 @@ class _Layer:
     def __init__(self, features: Tensor, size: Size, shifts: Sequence[int], mode: Mode, margin: int | None) -> None:
         grid = features.shape[2:]
         self.stride = stride(size, features)
+        self.wraps = mode == "roll" and margin == 0
         if margin is None:
             reach = max(math.ceil(max(shifts) / pixels) for pixels in self.stride)
             margin = max(0, min(min(grid) // 4, (min(grid) - reach - 2) // 2))
-        self.margin, self.wraps = margin, mode == "roll" and margin == 0
-        self.shifts = shifts
+        self.margin, self.shifts = margin, shifts
         self._differences: list[Array] = []  # (S, 2, B) a batch
         self._cosines: list[Array] = []
-        self._count, self._mean, self._scatter = 0, np.zeros(features.shape[1]), 0.0
+        self._cells = Moments((features.shape[1],))
 
     def begin(self, features: Tensor) -> None:
         """Take in the unshifted maps (B, D, h, w) of a new batch: how much do features vary?"""
-        cells = _inside(features, self.margin).double().movedim(1, -1).flatten(0, 2).cpu().numpy()  # (B h w, D)
-        if len(cells):  # merged as by Chan, Golub and LeVeque (1983)
-            mean, count = cells.mean(axis=0), self._count + len(cells)
-            gap = mean - self._mean
-            self._scatter += float(np.square(cells - mean).sum() + gap @ gap * (self._count * len(cells) / count))
-            self._mean, self._count = self._mean + gap * (len(cells) / count), count
+        self._cells.add(_inside(features, self.margin).movedim(1, -1).flatten(0, 2))  # (B h w, D)
         for kept in (self._differences, self._cosines):
             kept.append(np.full((len(self.shifts), 2, len(features)), np.nan))
 
@@ -274,7 +263,7 @@ class _Layer:
     def errors(self) -> Array:
         """(S, B), the mean of both axes."""
         # All pairs of n different cells differ by twice the unbiased variance on average.
-        unrelated = 2 * self._scatter / max(self._count - 1, 1) or math.nan
+        unrelated = 2 * float(self._cells.variance.sum()) or math.nan
         return _over_axes(self._differences) / unrelated
 
     def cosines(self) -> Array:

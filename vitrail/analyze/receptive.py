@@ -6,7 +6,7 @@ section 4): what a model makes of the picture, not what its architecture would a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ from vitrail.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Directions = Callable[[int], Tensor]
 """Width D of a layer -> directions (n, D) in which its features are looked at."""
@@ -85,11 +86,7 @@ class ReceptiveField(Finding):
         return {"model": self.model, "images": self.images, "first": ends[0], "last": ends[1]}
 
     def plot(self) -> Figure:
-        """Maps of layers from the first to the last, and the radii against depth.
-
-        Raises:
-            UserError: matplotlib is not installed.
-        """
+        """Maps of layers from the first to the last, and the radii against depth."""
         return compare({self.model: self})
 
     def _offsets(self) -> tuple[Array, Array]:
@@ -111,57 +108,65 @@ def _radius(energy: Array, distance: Array, share: float) -> float:
     return float(distance.ravel()[order[reached]])
 
 
+@canvas.styled
 def compare(found: Mapping[str, ReceptiveField]) -> Figure:
-    """Several models in one figure, a row of maps for each, by the name each shall have there.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+    """Several models in one figure, a row of maps for each, by the name each shall have there."""
     columns = min(SHOWN, max(len(one.layers) for one in found.values()))
     rows, alone = len(found), len(found) == 1
-    figure, axes = canvas.figure(
-        rows, columns + 1, (1.15 * columns + 3.0, max(1.35 * rows + 0.35, 2.3)), width_ratios=[1] * columns + [2.5]
-    )
+    size = (max(1.35 * columns + 0.8, 5.2), 1.45 * rows + 2.5)
+    figure, axes = canvas.figure(rows + 1, columns, size, height_ratios=[1] * rows + [1.6])
     for row, (label, one) in enumerate(found.items()):
-        shown = np.unique(np.linspace(0, len(one.layers) - 1, columns).round().astype(int))
-        for column, place in enumerate(axes[row * (columns + 1) :][:columns]):
+        places = axes[row * columns :][:columns]
+        for place in places:
             canvas.picture_only(place)
-            if column < len(shown):
-                _picture(place, one, int(shown[column]))
-        if label and not alone:
-            axes[row * (columns + 1)].set_ylabel(label)
-    curves = axes[columns]
-    for below in axes[2 * columns + 1 :: columns + 1]:
-        below.remove()
-    place_of = curves.get_subplotspec()
-    assert place_of is not None
-    curves.set_subplotspec(place_of.get_gridspec()[:, columns])
-    for number, (label, one) in enumerate(found.items()):
-        depth = np.arange(1, len(one.layers) + 1) / (1 if alone else len(one.layers))
-        colour = canvas.CYCLE[number % len(canvas.CYCLE)]
-        curves.plot(
-            depth, one.radius(0.5), color=colour, marker="o", markersize=3, label=label if not alone else "50 %"
-        )
-        curves.plot(
-            depth, one.radius(0.9), color=colour, linestyle=(0, (4, 2)), linewidth=1, label="90 %" if alone else None
-        )
-    one = next(iter(found.values()))
-    for share in (0.5, 0.9):
-        height = float(one.uniform_radius(share)[-1])
-        curves.axhline(height, color=canvas.SOFT, linewidth=0.7, linestyle=(0, (1, 2)))
-        curves.text(1, height, f"uniform, {share:.0%}", transform=curves.get_yaxis_transform(), ha="right", va="bottom")
-    curves.set_ylim(0)
-    curves.set_xlabel("layer" if alone else "depth (share of layers)")
-    curves.set_ylabel("radius (pixels)")
-    curves.legend()
+        shown = np.unique(np.linspace(0, len(one.layers) - 1, columns, dtype=int)).tolist()
+        for place, layer in zip(places, shown, strict=False):
+            image = _picture(place, one, layer)
+        if not alone:
+            places[0].set_ylabel(label, fontsize=8)
+    bar = figure.colorbar(image, ax=axes[: rows * columns], aspect=12 * rows, ticks=[-DECADES, 0])
+    bar.ax.set_yticklabels([f"$10^{{-{DECADES}}}$", "1"])
+    bar.set_label("energy (largest: 1)", fontsize=8, labelpad=-8)
+    _radii(_one_row(axes[rows * columns :]), found)
+    if not alone:
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
-def _picture(axes: Axes, one: ReceptiveField, layer: int) -> None:
+def _radii(axes: Axes, found: Mapping[str, ReceptiveField]) -> None:
+    alone = len(found) == 1
+    for number, (label, one) in enumerate(found.items()):
+        depth = np.arange(1, len(one.layers) + 1) / (1 if alone else len(one.layers))
+        colour = canvas.CYCLE[number % len(canvas.CYCLE)]
+        axes.plot(depth, one.radius(0.5), "o-", color=colour, markersize=3.5, label=label)
+        axes.plot(depth, one.radius(0.9), "o--", color=colour, markersize=2.5, linewidth=1)
+    across = axes.get_yaxis_transform()
+    for share in (0.5, 0.9):  # of the other models it differs by less than a cell
+        height, text = float(one.uniform_radius(share)[-1]), f"all pixels alike, {100 * share:.0f} %"
+        axes.axhline(height, color=canvas.SOFT, linewidth=0.9, linestyle=":")
+        axes.text(0.01, height, text, transform=across, va="bottom", fontsize=8)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    if alone:
+        axes.locator_params(axis="x", integer=True)
+    axes.set(xlabel="layer" if alone else "depth, as a share of the layers", ylabel="pixels")
+    axes.set_title("Radius that holds 50 % (solid) and 90 % (dashed) of the energy")
+
+
+def _one_row(axes: Sequence[Axes]) -> Axes:
+    """The first of some axes beside one another, taking the place of all."""
+    first, *others = axes
+    for other in others:
+        other.remove()
+    place = first.get_subplotspec()
+    assert place is not None
+    first.set_subplotspec(place.get_gridspec()[place.rowspan.start, :])
+    return first
+
+
+def _picture(axes: Axes, one: ReceptiveField, layer: int) -> AxesImage:
     energy = one.energy[layer]
-    shown = np.log10(np.maximum(energy / energy.max(), 10.0**-DECADES))
-    axes.imshow(shown, cmap=canvas.HEAT, vmin=-DECADES, vmax=0)
     axes.set_title(one.layers[layer], fontsize=8.5, fontweight="normal")
+    return axes.imshow(np.log10(np.maximum(energy / energy.max(), 10.0**-DECADES)), vmin=-DECADES, vmax=0)
 
 
 def receptive_field(
@@ -214,7 +219,8 @@ def receptive_field(
         for layer, (_, features) in enumerate(seen):
             if not features.requires_grad:
                 raise UserError("The feature maps carry no gradient: hand in maps that do not switch it off.")
-            centre = features[:, :, features.shape[2] // 2, features.shape[3] // 2]  # (B, D)
+            with torch.enable_grad():
+                centre = features[:, :, features.shape[2] // 2, features.shape[3] // 2]  # (B, D)
             width = centre.shape[1]
             if directions is None:
                 drawn = [_drawn((projections, width), (seed, start + at, layer)) for at in range(len(pixels))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -118,48 +119,46 @@ class Scaling(Finding):
             "left_out": list(self.left_out),
         }
 
+    @canvas.styled
     def plot(self) -> Figure:
-        """Time, where it was measured, and operations against patches, with the fits.
-
-        Raises:
-            UserError: matplotlib is not installed.
-        """
+        """Time, where it was measured, and operations against patches, with the fits and their parts."""
         timed = any(math.isfinite(case.seconds) for case in self.cases)
         panels = {"seconds": ("Time of a forward pass", "milliseconds", 1e3)} if timed else {}
         panels["flops"] = ("Operations of a forward pass", "GFLOP", 1e-9)
-        figure, axes = canvas.figure(1, len(panels), (3.6 * len(panels), 3.4))
+        figure, axes = canvas.figure(1, len(panels), (3.7 * len(panels), 3.6), sharex=True)
         for place, (of, (title, unit, factor)) in zip(axes, panels.items(), strict=True):
             self._panel(place, of, factor)
             place.set(title=title, xlabel="patches N", ylabel=unit)
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return figure
 
     def _panel(self, axes: Axes, of: str, factor: float) -> None:
         known = [case for case in self.cases if math.isfinite(getattr(case, of))]
-        ends = np.array([known[0].patches, known[-1].patches], float)
-        growth, start = self.growth(of), float(getattr(known[0], of)) * factor
+        heights = [getattr(case, of) * factor for case in known]
+        axes.set(xscale="log", yscale="log", ylim=(min(heights) / 2, max(heights) * 2))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ticks: list[int] = []
+        for case in self.cases:
+            if not ticks or case.patches > 1.25 * ticks[-1]:  # nearer labels would touch
+                ticks.append(case.patches)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=45)
+        axes.minorticks_off()
+        growth = self.growth(of)
         if growth is not None:
-            along = np.geomspace(ends[0], ends[1], 100)
-            axes.plot(along, growth(along) * factor, color=canvas.INK, linewidth=1.2, label="a + bN + cN²")
-            start = float(growth(ends[:1])[0]) * factor
-        for power, mark in ((1, "N"), (2, "N²")):
-            heights = start * (ends / ends[0]) ** power
-            axes.plot(ends, heights, color=canvas.SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
-            axes.annotate(f"∝ {mark}", (ends[1], heights[1]), (3, 0), textcoords="offset points", fontsize=8)
-        patches = sorted({case.patch for case in known}, reverse=True)
-        for number, patch in enumerate(patches):
-            own = [case for case in known if case.patch == patch]
-            name = str(patch[0]) if patch[0] == patch[1] else size_text(patch)
-            axes.plot(
-                [case.patches for case in own],
-                [getattr(case, of) * factor for case in own],
-                linestyle="none",
-                marker="o",
-                markersize=5,
-                color=canvas.CYCLE[number % len(canvas.CYCLE)],
-                label=f"patch {name}",
-            )
-        axes.set(xscale="log", yscale="log")
-        axes.legend()
+            along = np.geomspace(known[0].patches, known[-1].patches, 100)
+            axes.plot(along, growth(along) * factor, color=canvas.INK, linewidth=1.3, label="a + bN + cN²")
+            for part, label, style in (
+                (growth.linear * along, "bN (slope 1)", "--"),
+                (growth.quadratic * along**2, "cN² (slope 2)", ":"),
+            ):
+                axes.plot(along, part * factor, color=canvas.SOFT, linewidth=1, linestyle=style, label=label)
+        colours = dict(
+            zip(dict.fromkeys(case.patch for case in self.cases), itertools.cycle(canvas.CYCLE), strict=False)
+        )
+        for patch, colour in colours.items():
+            points = [(case.patches, y) for case, y in zip(known, heights, strict=True) if case.patch == patch]
+            name = f"patches of {size_text(patch)}"
+            axes.plot(*np.array(points).reshape(-1, 2).T, "o", color=colour, markersize=5, label=name)
 
 
 def _quoted(growth: Growth | None) -> dict[str, float | None] | None:
@@ -252,14 +251,14 @@ def timed(
         passes[number]()
         return clock() - start
 
+    def fits(each: float) -> bool:
+        return clock() - begin + LEAST * (sum(taken.values()) + each) <= budget
+
     begin, taken, rate = clock(), dict[int, float](), 0.0
     for number in sorted(range(len(passes)), key=lambda number: work[number]):
+        # What it is expected to take, then takes while it warms up, then takes.
         expected = rate * work[number]
-        if clock() - begin + 2 * expected + LEAST * (sum(taken.values()) + expected) > budget:
-            break
-        once(number)  # warms up
-        second = once(number)
-        if clock() - begin + LEAST * (sum(taken.values()) + second) > budget:
+        if not (fits(expected) and fits(once(number)) and fits(second := once(number))):
             break
         taken[number], rate = second, second / work[number]
     seconds: list[list[float]] = [[] for _ in passes]
