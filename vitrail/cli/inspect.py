@@ -31,7 +31,9 @@ def inspect(
     layer: Annotated[
         int | None, typer.Option(help="Layer, from 1, whose attention maps are shown; by default the last.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Statistics are over at most so many pictures, evenly chosen.")] = 200,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Statistics are over at most so many pictures, evenly chosen.")
+    ] = 200,
     shown: Annotated[int, typer.Option(min=1, help="Pictures whose attention is shown.")] = 6,
     heads: Heads = None,
     architecture: Architecture = None,

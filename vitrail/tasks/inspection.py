@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.analyze.attention import Rollout, attention_weights, relevance, to_patches, usual_query
 from vitrail.analyze.comparison import Compared
-from vitrail.analyze.components import FeatureComponents, PatchComponents
+from vitrail.analyze.components import PatchComponents, PatchCovariance
 from vitrail.analyze.distance import AttentionDistance, MeanDistance
 from vitrail.analyze.entropy import AttentionEntropy, MeanEntropy
 from vitrail.analyze.equivariance import Equivariance, equivariance
@@ -23,14 +24,24 @@ from vitrail.analyze.filters import PatchFilters, patch_filters
 from vitrail.analyze.finding import Finding
 from vitrail.analyze.gallery import AttentionMaps
 from vitrail.analyze.maps import feature_maps
-from vitrail.analyze.norms import MeanNorms, TokenNorms
+from vitrail.analyze.norms import PatchNorms, TokenNorms
 from vitrail.analyze.positions import PositionSimilarity, position_similarity
 from vitrail.analyze.receptive import ReceptiveField, receptive_field
 from vitrail.analyze.receptive import compare as compare_fields
 from vitrail.analyze.scaling import Scaling, scaling
-from vitrail.analyze.similarity import LayerSimilarity, MeanSimilarity
+from vitrail.analyze.similarity import LayerSimilarity, MinibatchCKA
 from vitrail.analyze.stream import Kind, Statistic, observe
-from vitrail.config import ABSOLUTE, IMAGENET_MEAN, IMAGENET_STD, STEMS, Preprocessing, ResNetConfig, Size, parse_size, suggestion
+from vitrail.config import (
+    ABSOLUTE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    STEMS,
+    Preprocessing,
+    ResNetConfig,
+    Size,
+    parse_size,
+    suggestion,
+)
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.resnet import ResNet
@@ -44,7 +55,7 @@ from vitrail.tasks.report import jpeg_uri
 
 TRACED = 16
 """Images run at a time while attention is looked at: explicit, it takes memory that fused does not."""
-FEW = 8
+FEW = 6
 """Pictures that equivariance and receptive fields are measured on: they take many passes each."""
 SECONDS = 20.0
 """What measuring the cost may take."""
@@ -127,9 +138,7 @@ class Inspection:
         """
         if not isinstance(self.model, VisionTransformer):
             able = ", ".join(part.name for part in PARTS.values() if not part.transformer)
-            raise UserError(
-                f"{self.name} has no attention, and no positions or patches: it can be asked for {able}."
-            )
+            raise UserError(f"{self.name} has no attention, and no positions or patches: it can be asked for {able}.")
         return self.model
 
     def check(self, part: str) -> None:
@@ -188,9 +197,8 @@ class Inspection:
         for one in self._shown:
             image = one.image[None].to(self.device)
             rolled = Rollout(config.encoder.layers)
-            single = attention_weights
             with torch.inference_mode():
-                last = single(model, image, [layer])[0].mean(dim=1)  # (1, N, N)
+                last = attention_weights(model, image, [layer])[0].mean(dim=1)  # (1, N, N)
             observe(lambda batch, trace: model.encode(batch, 1, trace), [image], [rolled])
             found = {f"layer {layer + 1}": last, "rollout": rolled.product}
             if model.classifier is not None and bool(model.classifier.weight.any()):
@@ -268,7 +276,23 @@ class Inspection:
             rollout = tokens.pack(rolled.product.cpu().numpy())
             photos.append(ExplorerPhoto(one.name, jpeg_uri(one.picture), packed.layers, rollout))
         similarity = self.position_similarity if config.position.kind in ABSOLUTE else None
-        return Explorer(tokens, photos, None if similarity is None else similarity.values)
+        return Explorer(tokens, photos, None if similarity is None else similarity.similarity)
+
+    @property
+    def coloured(self) -> list[tuple[str, Image.Image, Image.Image]]:
+        """Name and picture of those shown, and their patches coloured by the first three components."""
+        found, model = self.patch_components, self.transformer
+        images = torch.stack([one.image for one in self._shown]).to(self.device)
+        features: list[Tensor] = []
+        covariance = self._streamed.components
+        with torch.inference_mode():
+            for image in torch.split(images, TRACED):
+                features.append(covariance.features(model.encode(image)[0]).cpu())
+        colours = (255 * found.colours(torch.cat(features).numpy())).astype(np.uint8)  # (n, h, w, 3)
+        return [
+            (one.name, one.picture, Image.fromarray(colour).resize(one.picture.size, Image.Resampling.NEAREST))
+            for one, colour in zip(self._shown, colours, strict=True)
+        ]
 
     @cached_property
     def _shown(self) -> list[Shown]:
@@ -328,15 +352,21 @@ class Streamed:
 
     distance: MeanDistance
     entropy: MeanEntropy
-    similarity: MeanSimilarity
-    norms: MeanNorms
-    components: FeatureComponents
+    similarity: MinibatchCKA
+    norms: PatchNorms
+    components: PatchCovariance
 
     @classmethod
     def of(cls, model: VisionTransformer) -> Streamed:
         """Of a model, with nothing seen yet."""
         config = model.config
-        return cls(MeanDistance(config), MeanEntropy(config), MeanSimilarity(config), MeanNorms(config), FeatureComponents(config, model.norm))
+        return cls(
+            MeanDistance(config),
+            MeanEntropy(config),
+            MinibatchCKA(config),
+            PatchNorms(config),
+            PatchCovariance(config, norm=model.norm),
+        )
 
     @property
     def statistics(self) -> list[Statistic]:
@@ -358,8 +388,8 @@ class _Packing(Statistic):
 
 
 def _shifts(cell: int) -> list[int]:
-    """Pixels to shift by, up to two cells: about seven to a cell, with a half and a whole one among them."""
-    return sorted({*range(0, 2 * cell + 1, max(1, cell // 7)), cell // 2, cell, 2 * cell})
+    """Pixels to shift by, up to two cells, by about a quarter of one; halves and wholes are among them."""
+    return sorted({*range(0, 2 * cell + 1, max(1, round(cell / 4))), cell // 2, cell, 2 * cell})
 
 
 def inspect(
@@ -411,7 +441,11 @@ def inspect(
             how = how.at(module.config.image_size)
         how = how if size is None else how.at(size)
     else:
-        classifier = model if isinstance(model, Classifier) else load(model, size, heads, architecture=architecture, device=device, quiet=quiet)
+        classifier = (
+            model
+            if isinstance(model, Classifier)
+            else load(model, size, heads, architecture=architecture, device=device, quiet=quiet)
+        )
         name, module, how = str(classifier.report.source), classifier.model, classifier.card.preprocessing
     named = [images] if isinstance(images, (str, Path)) else images
     return Inspection(name, module, Pictures(named, how, limit), layer, shown, device, show)

@@ -94,4 +94,6 @@ def write_inspection(inspection: Inspection, out: str | Path, parts: Sequence[st
         (beside / "inspect.html").write_bytes(html.encode("utf-8", "replace"))
         advance(len(found) + 1, len(found) + 1)
     summaries = {part: finding.summary() for part, finding in found.items()}
-    return Inspected(folder, summaries, absent, len(inspection.pictures), sorted(inspection.pictures.unreadable.items()))
+    return Inspected(
+        folder, summaries, absent, len(inspection.pictures), sorted(inspection.pictures.unreadable.items())
+    )

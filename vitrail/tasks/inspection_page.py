@@ -35,43 +35,45 @@ TITLES = {
 }
 TEXTS: dict[str, tuple[str, ...]] = {
     "attention-maps": (
-        "Each picture as the model saw it, and the share of attention that every patch gets: in one layer, averaged over "
-        "its heads; rolled out through all layers, half of every step standing for the residual connection (Abnar and "
-        "Zuidema, 2005.00928; ViT figure 6); and, where there is a trained classifier, weighted with the gradient of the "
-        "likeliest class (Chefer et al., 2103.15679). The brightest patch of every map is its largest share.",
+        "Each picture as the model saw it, and the share of attention that every patch gets: in one layer, averaged "
+        "over its heads; rolled out through all layers, half of every step standing for the residual connection "
+        "(Abnar and Zuidema, 2005.00928; ViT figure 6); and, where there is a trained classifier, weighted with the "
+        "gradient of the likeliest class (Chefer et al., 2103.15679). The brightest patch of every map is its "
+        "largest share.",
     ),
     "attention-distance": (
         "For each head the distance in pixels between a patch and what it attends to, weighted by the attention and "
-        "averaged over patches and pictures (ViT figure 7 right, appendix D.7; article 6.3). Special tokens stand nowhere "
-        "and are left out. Bars are 95 % intervals over pictures; the dashed line is attention that is the same "
-        "everywhere.",
+        "averaged over patches and pictures (ViT figure 7 right, appendix D.7; article 6.3). Special tokens stand "
+        "nowhere and are left out. Bars are 95 % intervals over pictures; the dashed line is attention that is the "
+        "same everywhere.",
     ),
     "attention-entropy": (
-        "The entropy of each head's attention, averaged over patches and pictures: high where a head looks at everything "
-        "alike, low where it picks. Beside it the share that goes to special tokens, which models use as a place to look "
-        "at when there is nothing to see (2309.16588, 2309.17453).",
+        "The entropy of each head's attention, averaged over patches and pictures: high where a head looks at "
+        "everything alike, low where it picks. Beside it the share that goes to special tokens, which models use as "
+        "a place to look at when there is nothing to see (2309.16588, 2309.17453).",
     ),
     "position-similarity": (
-        "One panel for each patch: how alike its position is to all others (ViT figure 7 centre; article 6.4). Where "
-        "positions are vectors, this is their cosine similarity; where they act inside attention (relative, rotary), the "
-        "bias that they imply for an average query and key. The shares of variance (R squared) are over all pairs of "
-        "different patches.",
+        "One panel for each patch: how alike its position is to all others (ViT figure 7 centre; article 6.4). "
+        "Where positions are vectors, this is their cosine similarity; where they act inside attention (relative, "
+        "rotary), the bias that they imply for an average query and key. The shares of variance (R squared) are "
+        "over all pairs of different patches.",
     ),
     "patch-filters": (
-        "The principal components of the filters that a patch is embedded with (ViT figure 7 left), the strongest first.",
+        "The principal components of the filters that a patch is embedded with (ViT figure 7 left), the strongest "
+        "first.",
     ),
     "patch-components": (
-        "The first three principal components of the last layer's patch features over all pictures, shown as red, green "
-        "and blue (DINOv2, 2304.07193, figure 1): what gets the same colour is alike to the model.",
+        "The first three principal components of the last layer's patch features over all pictures, shown as red, "
+        "green and blue (DINOv2, 2304.07193, figure 1): what gets the same colour is alike to the model.",
     ),
     "token-norms": (
-        "The length of the patches' vectors after each layer. Some large models turn a few patches of little content into "
-        "scratch space, with vectors many times as long as the others (Darcet et al., 2309.16588). Here a patch counts as "
-        "an outlier from four times the median of its picture and layer.",
+        "The length of the patches' vectors after each layer. Some large models turn a few patches of little "
+        "content into scratch space, with vectors many times as long as the others (Darcet et al., 2309.16588). "
+        "Here a patch counts as an outlier from four times the median of its picture and layer.",
     ),
     "layer-similarity": (
-        "Linear centred kernel alignment between the outputs of all layers (Kornblith et al., 1905.00414; for ViT Raghu et "
-        "al., 2108.08810), estimated without bias from batches: 1 means the same up to rotation and scale.",
+        "Linear centred kernel alignment between the outputs of all layers (Kornblith et al., 1905.00414; for ViT "
+        "Raghu et al., 2108.08810), estimated without bias from batches: 1 means the same up to rotation and scale.",
     ),
     "equivariance": (
         "Pictures are moved by a few pixels, real ones coming in at the side, and the features of the interior held "
@@ -80,12 +82,13 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "nothing: its like, and a convolutional network.",
     ),
     "receptive-field": (
-        "Which pixels the features in the middle depend on, by the energy of their gradient (Luo et al., 1701.04128): the "
-        "maps are of the first to the last layer, the curves the radius that holds half and nine tenths of the energy.",
+        "Which pixels the features in the middle depend on, by the energy of their gradient (Luo et al., "
+        "1701.04128): the maps are of the first to the last layer, the curves the radius that holds half and nine "
+        "tenths of the energy.",
     ),
     "cost": (
-        "Operations, and the measured time of a forward pass of one picture on this machine, by the number of patches N. "
-        "Attention costs O(N squared), all else O(N) (article 2.2).",
+        "Operations, and the measured time of a forward pass of one picture on this machine, by the number of "
+        "patches N. Attention costs O(N squared), all else O(N) (article 2.2).",
     ),
 }
 

@@ -63,7 +63,7 @@ class Pictures:
             UserError: at the end, if no file could be read.
         """
         if self.tensor is not None:
-            yield from self.tensor.split(size)
+            yield from torch.split(self.tensor, size)
             return
         seen = 0
         for batch in batches(self.paths, self.how, size):
