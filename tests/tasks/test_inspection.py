@@ -40,8 +40,7 @@ class CNN(nn.Module):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Untrained models beside it as small as the model itself, and no time for timing."""
-    monkeypatch.setattr("vitrail.tasks.inspection._CNNS", {"R50": (1, 1), "R26": (1, 1)})
+    """Few pictures, and no time for timing."""
     monkeypatch.setattr("vitrail.tasks.inspection.FEW", 2)
     monkeypatch.setattr("vitrail.tasks.inspection.SECONDS", 0.05)
 
@@ -133,7 +132,9 @@ def test_parts_that_are_named_are_all_there_is(photos: Path, tmp_path: Path) -> 
 def test_a_cnn_has_what_is_not_about_attention(photos: Path, tmp_path: Path) -> None:
     found = vitrail.inspect(CNN(), photos / "val", preprocessing=HOW)
     for ask in (lambda: found.attention_distance, lambda: found.attention_maps, lambda: found.position_similarity):
-        with pytest.raises(UserError, match="CNN has no attention, and no positions or patches: it can be asked for eq"):
+        with pytest.raises(
+            UserError, match="CNN has no attention, and no positions or patches: it can be asked for eq"
+        ):
             ask()
     with pytest.raises(UserError, match="CNN has no attention"):
         write_inspection(found, tmp_path / "one", ["attention-distance"])
@@ -142,7 +143,7 @@ def test_a_cnn_has_what_is_not_about_attention(photos: Path, tmp_path: Path) -> 
     assert list(result.findings) == ["equivariance", "receptive-field"]
     assert result.absent["attention-maps"].startswith("CNN has no attention")
     assert "CNN has no attention" in (tmp_path / "all" / "inspect.html").read_text(encoding="utf-8")
-    assert list(found.equivariance.of) == ["CNN", "ResNet-50, random weights"]
+    assert list(found.equivariance.of) == ["CNN", "plain CNN, random weights"]
 
 
 def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
@@ -159,7 +160,10 @@ def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
 def test_models_of_other_outlines(photos: Path, kind: str, tokens: tuple[str, ...], tmp_path: Path) -> None:
     parts = ("class",) if tokens else ("mean",)
     config = replace(
-        CONFIG, position=PositionConfig(kind), tokens=tokens, head=HeadConfig(parts, classes=0)  # type: ignore[arg-type]
+        CONFIG,
+        position=PositionConfig(kind),
+        tokens=tokens,
+        head=HeadConfig(parts, classes=0),  # type: ignore[arg-type]
     )
     result = write_inspection(inspected(photos, config), tmp_path / "out")
     assert ("position-similarity" in result.absent) == (kind == "none")
