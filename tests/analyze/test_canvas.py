@@ -44,7 +44,8 @@ def test_the_same_figure_is_the_same_bytes(ending: str, tmp_path: Path) -> None:
         canvas.save(drawing(), tmp_path / folder / f"figure{ending}")
     assert (tmp_path / "one" / f"figure{ending}").read_bytes() == (tmp_path / "two" / f"figure{ending}").read_bytes()
     if ending == ".png":
-        assert Image.open(tmp_path / "one" / "figure.png").width > 800
+        with Image.open(tmp_path / "one" / "figure.png") as picture:
+            assert picture.width > 800
 
 
 def test_a_page_gets_an_element_whose_colours_are_its_own() -> None:

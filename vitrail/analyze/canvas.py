@@ -62,6 +62,16 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
+def require() -> None:
+    """Raise UserError where matplotlib is not installed, before work is done for a figure."""
+    _matplotlib()
+
+
+def require() -> None:
+    """Raise UserError where matplotlib is not installed, before work is done for a figure."""
+    _matplotlib()
+
+
 def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
     """Have ``draw`` run in the style: matplotlib asks for much of it only when a title or a legend is made.
 
