@@ -133,7 +133,9 @@ def test_parts_that_are_named_are_all_there_is(photos: Path, tmp_path: Path) -> 
 def test_a_cnn_has_what_is_not_about_attention(photos: Path, tmp_path: Path) -> None:
     found = vitrail.inspect(CNN(), photos / "val", preprocessing=HOW)
     for ask in (lambda: found.attention_distance, lambda: found.attention_maps, lambda: found.position_similarity):
-        with pytest.raises(UserError, match="CNN has no attention, and no positions or patches: it can be asked for eq"):
+        with pytest.raises(
+            UserError, match="CNN has no attention, and no positions or patches: it can be asked for eq"
+        ):
             ask()
     with pytest.raises(UserError, match="CNN has no attention"):
         write_inspection(found, tmp_path / "one", ["attention-distance"])
@@ -159,7 +161,10 @@ def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
 def test_models_of_other_outlines(photos: Path, kind: str, tokens: tuple[str, ...], tmp_path: Path) -> None:
     parts = ("class",) if tokens else ("mean",)
     config = replace(
-        CONFIG, position=PositionConfig(kind), tokens=tokens, head=HeadConfig(parts, classes=0)  # type: ignore[arg-type]
+        CONFIG,
+        position=PositionConfig(kind),
+        tokens=tokens,
+        head=HeadConfig(parts, classes=0),  # type: ignore[arg-type]
     )
     result = write_inspection(inspected(photos, config), tmp_path / "out")
     assert ("position-similarity" in result.absent) == (kind == "none")
