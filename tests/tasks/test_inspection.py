@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import vitrail
 from vitrail.analyze.finding import Finding
-from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, Preprocessing, ViTConfig
+from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, PositionKind, Preprocessing, Token, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
@@ -40,8 +40,7 @@ class CNN(nn.Module):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Untrained models beside it as small as the model itself, and no time for timing."""
-    monkeypatch.setattr("vitrail.tasks.inspection._CNNS", {"R50": (1, 1), "R26": (1, 1)})
+    """Few pictures, and no time for timing."""
     monkeypatch.setattr("vitrail.tasks.inspection.FEW", 2)
     monkeypatch.setattr("vitrail.tasks.inspection.SECONDS", 0.05)
 
@@ -144,7 +143,7 @@ def test_a_cnn_has_what_is_not_about_attention(photos: Path, tmp_path: Path) -> 
     assert list(result.findings) == ["equivariance", "receptive-field"]
     assert result.absent["attention-maps"].startswith("CNN has no attention")
     assert "CNN has no attention" in (tmp_path / "all" / "inspect.html").read_text(encoding="utf-8")
-    assert list(found.equivariance.of) == ["CNN", "ResNet-50, random weights"]
+    assert list(found.equivariance.of) == ["CNN", "plain CNN, random weights"]
 
 
 def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
@@ -157,19 +156,19 @@ def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [(), ("class", "register")])
-@pytest.mark.parametrize("kind", ["none", "rope-2d", "sincos-2d"])
-def test_models_of_other_outlines(photos: Path, kind: str, tokens: tuple[str, ...], tmp_path: Path) -> None:
-    parts = ("class",) if tokens else ("mean",)
-    config = replace(
-        CONFIG,
-        position=PositionConfig(kind),
-        tokens=tokens,
-        head=HeadConfig(parts, classes=0),  # type: ignore[arg-type]
-    )
-    result = write_inspection(inspected(photos, config), tmp_path / "out")
-    assert ("position-similarity" in result.absent) == (kind == "none")
-    if kind == "none":
-        assert "no position information" in result.absent["position-similarity"]
+@pytest.mark.parametrize("kind", ["none", "rope-2d", "relative-1d"])
+def test_models_of_other_outlines(photos: Path, kind: PositionKind, tokens: tuple[Token, ...]) -> None:
+    head = HeadConfig(("class",) if tokens else ("mean",))
+    config = replace(CONFIG, position=PositionConfig(kind), tokens=tokens, head=head)
+    found = inspected(photos, config)
+    for part in PARTS:
+        if (part, kind) == ("position-similarity", "none"):
+            with pytest.raises(UserError, match="no position information"):
+                found.find(part)
+        else:
+            found.find(part)
+    assert list(found.attention_maps.maps) == ["layer 3", "rollout"]
+    assert found.attention_maps.notes[0] == "The model has no trained classifier, so there is no map for a class."
 
 
 def test_what_is_wrong_is_said_in_a_sentence(photos: Path, tmp_path: Path) -> None:
