@@ -119,7 +119,9 @@ class TokenGrid:
         coarse = self.pooled(maps)  # (maps, n, n)
         largest = coarse[..., T:].max(-1, keepdims=True)
         numbers = np.concatenate([coarse[..., :T], largest, np.moveaxis(whole, 0, -1)], -1)
-        levels = np.rint(LEVELS * np.sqrt(coarse[..., T:] / np.maximum(largest, 1e-12))).astype(np.uint8)
+        levels = np.rint(LEVELS * np.sqrt(coarse[..., T:] / np.maximum(largest, np.finfo(np.float32).tiny))).astype(
+            np.uint8
+        )
         levels = np.pad(levels, ((0, 0), (0, 0), (0, levels.shape[-1] % 2)))
         return Attention(
             np.rint(65535 * np.clip(numbers, 0, 1)).astype(np.uint16), levels[..., 0::2] | levels[..., 1::2] << 4
