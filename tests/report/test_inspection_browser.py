@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from vitrail.report.explorer import Explorer, ExplorerPhoto, TokenGrid
+from vitrail.report.figures import RAMP
 from vitrail.report.inspection import Drawing, Inspection, Section, render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
@@ -123,7 +124,7 @@ class Visit:
     def point(self, row: int, column: int, canvas: str = "#explorer-photo") -> None:
         self.page.locator(canvas).hover(position=self.at(row, column, canvas))
 
-    def colours(self, canvas: str = "#explorer-attention") -> np.ndarray:
+    def colours(self, canvas: str = "#explorer-attention", grid: tuple[int, int] = GRID) -> np.ndarray:
         """(h, w, 3) in the middle of each patch."""
         found = self.page.evaluate(
             """([id, h, w]) => {
@@ -135,9 +136,9 @@ class Visit:
               return Array.from({length: h * w}, (_, i) => [...context.getImageData(
                 at((i % w + .5) / w, canvas.width), at((Math.floor(i / w) + .5) / h, canvas.height), 1, 1).data]);
             }""",
-            [canvas, H, W],
+            [canvas, *grid],
         )
-        return np.reshape(found, (H, W, 4))[..., :3]
+        return np.reshape(found, (*grid, 4))[..., :3]
 
     def brightest(self, canvas: str = "#explorer-attention") -> tuple[int, int]:
         row, column = np.unravel_index(self.colours(canvas).sum(-1).argmax(), GRID)
@@ -161,6 +162,7 @@ def test_pointing_at_a_patch_shows_where_it_looks(visit: Visit) -> None:
     visit.point(2, 3)
     visit.says("Layer 1, head 1: patch at row 2, column 3", in_words(RIGHT, 1, 2), "(61 %) to row 2, column 4")
     assert visit.brightest() == (2, 4)
+    assert visit.colours()[1, 3] == pytest.approx(0.94 * np.array(RAMP[-1]) + 0.06 * 120, abs=3)  # over the grey photo
     assert np.abs(visit.colours() - at_rest).max() > 50
     assert visit.brightest("#explorer-similarity") == (2, 3)
     visit.point(2, 3, "#explorer-similarity")
@@ -362,5 +364,42 @@ def test_without_special_tokens_positions_and_rollout_a_patch_looks_first(browse
     assert visit.brightest() == (4, 3)
     for name in ("similarity", "head", "rollout"):
         assert visit.page.locator(f"#explorer-{name}").count() == 0
+    visit.context.close()
+    assert visit.talk == []
+
+
+def test_blocks_lie_where_their_patches_do_and_a_larger_one_is_no_brighter(browser: Any, tmp_path: Path) -> None:
+    tokens = TokenGrid((2, 17), CELL, ())
+    assert sorted(set(np.diff(tokens.edges[1]))) == [1, 2]
+    even, last = np.full((34, 34), 1 / 34), np.zeros((34, 34))
+    last[:, 33] = 1.0
+    photo = ExplorerPhoto("a", picture(120), [tokens.pack(even[None]), tokens.pack(last[None])])
+    (tmp_path / "coarse.html").write_text(render(Inspection("m", [], 1, [], Explorer(tokens, [photo]))), "utf-8")
+    visit = Visit(browser, tmp_path / "coarse.html")
+    visit.page.locator("#explorer-layer").fill("1")
+    box = visit.page.locator("#explorer-photo").bounding_box()
+    visit.page.locator("#explorer-photo").click(position={"x": 16.5 / 17 * box["width"], "y": box["height"] / 4})
+    visit.says("Layer 1: patches at row 1, columns 16 to 17 attend")
+    flat = visit.colours(grid=(2, 17))[:, :15]
+    assert np.ptp(flat.reshape(-1, 3), axis=0).max() <= 24  # a step of 4 bits, of 256 colours, at the bright end
+    visit.page.locator("#explorer-layer").fill("2")
+    visit.says("Layer 2", "(100 %) to row 2, columns 16 to 17")
+    bright = visit.colours(grid=(2, 17)).sum(-1) > 400
+    assert [tuple(place) for place in np.argwhere(bright).tolist()] == [(1, 15), (1, 16)]
+    visit.context.close()
+    assert visit.talk == []
+
+
+def test_several_special_tokens_are_told_apart(browser: Any, tmp_path: Path) -> None:
+    tokens = TokenGrid((1, 2), CELL, ("class", "register", "register", "register"))
+    attention = np.tile([0.1, 0.2, 0.05, 0.25, 0.3, 0.1], (6, 1))
+    photo = ExplorerPhoto("a", picture(120), [tokens.pack(attention[None])])
+    (tmp_path / "many.html").write_text(render(Inspection("m", [], 1, [], Explorer(tokens, [photo]))), "utf-8")
+    visit = Visit(browser, tmp_path / "many.html")
+    visit.says("class token attends 10 % to itself, 50 % to 3 register tokens, 40 % to patches; half")
+    visit.page.locator("text=register 2 token").click()
+    visit.says("register 2 token attends 5.0 % to itself, 10 % to the class token, 45 % to 2 other register tokens")
+    visit.page.locator("#explorer-photo").click(position={"x": 5, "y": 5})
+    visit.says("patch at row 1, column 1 attends 10 % to the class token, 50 % to 3 register tokens, 40 % within")
     visit.context.close()
     assert visit.talk == []
