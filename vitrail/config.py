@@ -191,7 +191,7 @@ class Augmentation:
     cutmix: float = 1.0
     """Beta parameter of cutmix (1905.04899); 0: none."""
     mixing: float = 0.5
-    """Chance that a batch is mixed, by mixup or cutmix, each as likely."""
+    """Chance that two photos are mixed, by mixup or cutmix, each as likely."""
 
 
 @dataclass(frozen=True)

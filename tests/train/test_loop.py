@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitrail.config import Augmentation, EncoderConfig, HeadConfig, Preprocessing, TrainSettings, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.objectives.objective import Objective
-from vitrail.objectives.supervised import Supervised, _mixed
+from vitrail.objectives.supervised import Supervised
 from vitrail.train.average import WeightAverage
 from vitrail.train.loop import descend, train
 from vitrail.train.optimizer import adamw
@@ -76,10 +75,10 @@ def test_it_learns() -> None:
 def test_a_loss_that_is_no_number_stops_with_a_sentence() -> None:
     class Broken(Supervised):
         def loss(
-            self, model: nn.Module, views: Tensor, labels: Tensor, chance: np.random.Generator
-        ) -> tuple[Tensor, int]:
-            value, correct = super().loss(model, views, labels, chance)
-            return value * float("nan"), correct
+            self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+        ) -> tuple[Tensor, dict[str, float]]:
+            value, metrics = super().loss(model, views, labels, chances)
+            return value * float("nan"), metrics
 
     with pytest.raises(UserError, match="The loss became nan at step 1: lower the learning rate"):
         run(TrainSettings(3, 8), Broken(Preprocessing((16, 16)), Augmentation()))
@@ -155,32 +154,3 @@ def test_the_average_of_what_does_not_change_is_itself_and_a_horizon_of_one_is_t
     still.update(layer, 6)
     assert torch.equal(current.state(layer)["weight"], layer.weight)
     assert 0.0 < float((still.state(layer)["weight"] - kept).mean()) < 1.0
-
-
-def test_without_mixing_the_loss_is_cross_entropy() -> None:
-    model = build(CONFIG).eval()
-    views, labels = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
-    objective = Supervised(Preprocessing((16, 16)), Augmentation(mixing=0.0), smoothing=0.1)
-    with torch.no_grad():
-        loss, correct = objective.loss(model, views, labels, np.random.default_rng(0))
-        model.classifier.weight.normal_()  # type: ignore[union-attr]
-        expected = F.cross_entropy(model(views), labels, label_smoothing=0.1)
-        again, _ = objective.loss(model, views, labels, np.random.default_rng(0))
-    assert loss == pytest.approx(math.log(3), rel=1e-5), "a zero head says every class is as likely"
-    assert again == pytest.approx(float(expected))
-    assert 0 <= correct <= 5
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind"),
-    [(Augmentation(mixup=1.0, cutmix=0.0, mixing=1.0), "mixup"), (Augmentation(mixup=0.0, mixing=1.0), "cutmix")],
-)
-def test_the_share_that_is_said_is_the_share_that_is_there(policy: Augmentation, kind: str) -> None:
-    images = torch.stack([torch.full((3, 20, 30), float(value)) for value in range(4)])
-    for seed in range(40):
-        chance = np.random.default_rng(seed)
-        partner = torch.tensor([1, 2, 3, 0])
-        mixed, own = _mixed(images, partner, policy, chance)
-        share = own * torch.arange(4.0) + (1 - own) * partner
-        assert torch.allclose(mixed.mean(dim=(1, 2, 3)), share, atol=1e-4), kind
-    assert torch.equal(images[2], torch.full((3, 20, 30), 2.0)), "the originals stay as they are"

@@ -147,7 +147,7 @@ def train_classifier(
     shadow = Runner(copy.deepcopy(model), runner.device, runner.bf16)
     every = -(-epochs // LOOKS)
     lines: list[dict[str, Any]] = []
-    losses, correct, seen = 0.0, 0, 0
+    losses, correct, seen = 0.0, 0.0, 0
     start = clock = time.perf_counter()
     evaluating = 0.0
 
@@ -160,7 +160,7 @@ def train_classifier(
             model, objective, view, labels, optimizer, train_settings, runner.device, runner.bf16
         ):
             losses += step.loss * step.images
-            correct += step.correct
+            correct += step.metrics["accuracy"] * step.images
             seen += step.images
             advance(step.done, losses / seen, correct / seen, seen / (time.perf_counter() - clock))
             if step.done % per_epoch:
@@ -181,7 +181,7 @@ def train_classifier(
                 evaluating += time.perf_counter() - pause
             lines.append(line)
             write(step.done, {name: value for name, value in line.items() if name not in ("epoch", "step")})
-            losses, correct, seen = 0.0, 0, 0
+            losses, correct, seen = 0.0, 0.0, 0
             clock = time.perf_counter()
     seconds = time.perf_counter() - start - evaluating
     return Trained(average.state(model), lines, epochs * len(samples) / seconds, trained, train_settings, policy)

@@ -32,7 +32,8 @@ class Step:
     epoch: int
     """Counted from 0."""
     loss: float
-    correct: int
+    metrics: dict[str, float]
+    """What the objective tells of the batch."""
     images: int
     learning_rate: float
 
@@ -75,15 +76,16 @@ def train(
             model.train()
             torch.manual_seed(int(generator(settings.seed, "step", step, 0).integers(2**63)))
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                chance = generator(settings.seed, "step", step, 1)
-                loss, correct = objective.loss(model, images, labels[samples].to(device), chance)
+                chances = [generator(settings.seed, "sample", epoch, sample) for sample in samples]
+                loss, metrics = objective.loss(model, images, labels[samples].to(device), chances)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"The loss became {loss.item()} at step {step + 1}: lower the learning rate ({rate:.1e} there)."
                 )
             descend(model, loss, optimizer, rate, settings.clip)
             average.update(model, step + 1)
-            yield Step(step + 1, epoch, loss.item(), correct, len(samples), rate), average
+            objective.after_step(model, (step + 1) / settings.steps)
+            yield Step(step + 1, epoch, loss.item(), metrics, len(samples), rate), average
     finally:
         views.close()
 
