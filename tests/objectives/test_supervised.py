@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from vitrail.config import Augmentation, EncoderConfig, HeadConfig, Preprocessing, ViTConfig
+from vitrail.config import EncoderConfig, HeadConfig, Preprocessing, ViTConfig
 from vitrail.model.build import build
 from vitrail.objectives.supervised import Supervised, mixed, partners
+from vitrail.settings import Augmentation
 
 CONFIG = ViTConfig(EncoderConfig(2, 24, 3, 48), (8, 8), (16, 16), head=HeadConfig(classes=3))
 

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import Augmentation, Preprocessing
+from vitrail.config import Preprocessing
 from vitrail.data.augment import augment
 from vitrail.objectives.objective import Objective
+from vitrail.settings import Augmentation
 
 
 class Supervised(Objective[nn.Module]):
