@@ -39,15 +39,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[State, by
 def test_stopped_after_every_step_it_ends_the_same(
     kind: str, error: type[BaseException], whole: dict[str, tuple[State, bytes]], tmp_path: Path
 ) -> None:
-    for step in range(1, ALL_ON.steps + 1):
+    for step in range(1, ALL_ON.steps + 1) if (kind, error) == ("adamw", Killed) else (1, 4, 8):
         folder = tmp_path / str(step)
         with pytest.raises(error):
             run(KINDS[kind], folder, stop_at(step, error))
         steps: list[Step] = []
         state = run(KINDS[kind], folder, steps.append)
-        first = step + 1 if error is KeyboardInterrupt else step // 3 * 3 + 1
-        if step < ALL_ON.steps and not (error is Killed and state.decisions.best_step):
-            assert steps[0].done == first, "Ctrl-C loses no step"
+        if step < ALL_ON.steps and error is KeyboardInterrupt:
+            assert steps[0].done == step + 1, "Ctrl-C loses no step"
         same(state, whole[kind][0])
         assert (folder / "metrics.jsonl").read_bytes() == whole[kind][1]
         assert (folder / "timing.jsonl").read_bytes().count(b"\n") == ALL_ON.steps
@@ -64,11 +63,11 @@ def test_stopped_after_each_step_in_turn_it_ends_the_same(
 
 
 @pytest.mark.parametrize("where", ["views", "loss", "evaluate", "after_step"])
-@pytest.mark.parametrize("call", range(1, 9))
+@pytest.mark.parametrize("call", [1, 4, 7])
 def test_ctrl_c_in_the_middle_of_a_step_is_as_harmless(
     where: str, call: int, whole: dict[str, tuple[State, bytes]], tmp_path: Path
 ) -> None:
-    """In the loss, whose batch norm has by then changed its statistics; in an evaluation; where nothing can be undone."""
+    """In the loss, when batch norm has changed its statistics; in an evaluation; where nothing can be undone."""
     calls = 0
 
     def interrupted(*_: Any) -> None:
@@ -106,7 +105,7 @@ def test_ctrl_c_in_the_middle_of_a_step_is_as_harmless(
 
         with pytest.raises(KeyboardInterrupt):
             toys.train(state, objective, view_or_not, LABELS, ALL_ON, torch.device("cpu"), folder=tmp_path)
-        shutil_of_evaluations(tmp_path)
+        assert not any((tmp_path / "checkpoints").glob(".*")), "nothing half-written is left"
     else:
         try:
             run(ALL_ON, tmp_path, objective=Interrupted(), evaluate=evaluate)
@@ -114,10 +113,6 @@ def test_ctrl_c_in_the_middle_of_a_step_is_as_harmless(
             assert calls == call
     same(run(ALL_ON, tmp_path), whole["adamw"][0])
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole["adamw"][1]
-
-
-def shutil_of_evaluations(folder: Path) -> None:
-    assert not any((folder / "checkpoints").glob(".*")), "nothing half-written is left"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +157,7 @@ def test_other_labels_and_another_model_are_another_run(tmp_path: Path, monkeypa
 def test_another_machine_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Killed):
         run(ALL_ON, tmp_path, stop_at(4))
-    monkeypatch.setattr(torch, "__version__", "9.9")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     warnings: list[str] = []
     run(ALL_ON, tmp_path, warnings=warnings)
     assert len(warnings) == 1

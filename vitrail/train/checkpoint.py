@@ -92,6 +92,8 @@ def read(path: Path) -> Checkpoint:
             raise UserError(f"{path} is damaged: {TENSORS} is not as it was written.")
     except FileNotFoundError as error:
         raise UserError(f"{path} is incomplete: {Path(error.filename).name} is missing.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: {FACTS} cannot be understood.") from None
     tensors = read_tensors(path / TENSORS)
