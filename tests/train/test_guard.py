@@ -84,6 +84,7 @@ def test_nan_at_step_40_stops_with_a_sentence_and_leaves_good_checkpoints(tmp_pa
     found = checkpoint.latest(tmp_path / "checkpoints", pytest.fail)
     assert found is not None
     assert found.step == 36
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 39, "all that led there can be seen"
     assert all(bool(tensor.isfinite().all()) for tensor in found.tensors.values())
 
 

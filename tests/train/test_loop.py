@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.train.toys import CONFIG, LABELS, PHOTOS, STILL, Modular, Step, View, begin, run
+from tests.train.toys import LABELS, STILL, Modular, Step, View, begin, run
 from vitrail.config import Preprocessing
 from vitrail.errors import UserError
 from vitrail.objectives.supervised import Supervised
@@ -146,8 +146,3 @@ def test_evaluations_that_get_no_better_end_it(tmp_path: Path) -> None:
     assert (state.decisions.best, state.decisions.best_step) == (0.5, 4)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000010"]
     assert run(settings, tmp_path, evaluate=None).step == 10, "what has ended is not gone on with"
-
-
-def test_the_photos_are_what_the_config_takes() -> None:
-    assert View()(0, np.random.default_rng(0)).shape == (CONFIG.channels, *CONFIG.image_size)
-    assert len(PHOTOS) == len(LABELS)

@@ -14,6 +14,7 @@ from tests.train import toys
 from tests.train.toys import ALL_ON, LABELS, Killed, Modular, Step, run, same, stop_at
 from vitrail.errors import UserError
 from vitrail.settings import TrainSettings
+from vitrail.train.run import begun_with
 from vitrail.train.state import State
 
 KINDS = {
@@ -135,6 +136,15 @@ def test_another_run_is_not_gone_on_with(
     with pytest.raises(UserError, match=words):
         run(changed, tmp_path, about=about)
     assert before == {path: path.read_bytes() for path in before}, "nothing is lost"
+
+
+def test_what_a_run_was_begun_with_can_be_asked_for(tmp_path: Path) -> None:
+    assert begun_with(tmp_path, pytest.fail) is None
+    with pytest.raises(Killed):
+        run(ALL_ON, tmp_path, stop_at(4), about={"method": "full"})
+    found = begun_with(tmp_path, pytest.fail)
+    assert found is not None
+    assert (found["method"], found["settings"]["steps"], found["samples"]) == ("full", ALL_ON.steps, 21)
 
 
 def test_what_the_result_does_not_depend_on_may_change(whole: dict[str, tuple[State, bytes]], tmp_path: Path) -> None:

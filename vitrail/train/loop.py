@@ -217,7 +217,8 @@ def _settle(state: State, settings: TrainSettings, run: Run, evaluate: Evaluate 
 def _lost(state: State, settings: TrainSettings, run: Run, cause: str, rate: float) -> None:
     """Go back, or stop with a sentence."""
     if settings.on_spike == "rollback":
-        run.roll_back(state, cause)
+        with held():
+            run.roll_back(state, cause)
         return
     kept = f" The checkpoints in {run.folder} are from before." if run.folder is not None else ""
     raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Run:
             self.logs[METRICS].add(metrics)
             if timing is not None:
                 self.logs[TIMING].add({"step": metrics["step"], **timing})
+
+    def flush(self) -> dict[str, int]:
+        """Have the disk hold all lines; returns the logs' lengths in bytes."""
+        return {name: log.flush() for name, log in self.logs.items()}
 
     def resume(self, state: State) -> None:
         """Go on where the last sound checkpoint was, if there is one; the logs are cut to what they were then.
@@ -96,7 +100,7 @@ class Run:
             "about": self.about,
             "machine": _machine(state),
             "anchor": last,
-            "logs": {name: log.flush() for name, log in self.logs.items()},
+            "logs": self.flush(),
         }
         checkpoint.write(self.folder, state.step, state.tensors(), facts)
         self._saved, self._anchor, self._clock = this, last, time.monotonic()
@@ -158,7 +162,19 @@ def running(folder: Path | None, settings: TrainSettings, about: Mapping[str, An
         yield Run(None, settings, about, warn)
         return
     with locked(folder):
-        yield Run(folder, settings, about, warn)
+        run = Run(folder, settings, about, warn)
+        try:
+            yield run
+        except Exception:
+            with suppress(UserError):
+                run.flush()  # what led to the error is worth a look
+            raise
+
+
+def begun_with(folder: Path, warn: Say) -> dict[str, Any] | None:
+    """The ``about`` of the run in a folder, if a checkpoint is there: what was chosen then holds when it goes on."""
+    found = checkpoint.latest(Path(folder) / CHECKPOINTS, warn)
+    return None if found is None else dict(found.facts["about"])
 
 
 def _machine(state: State) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class State:
         expected = {f"weights.{name}": tensor for name, tensor in weights.items()}
         expected |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
         _check(expected, {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")})
+        self._before = None
         for name, tensor in expected.items():
             saved = tensors[name]
             if saved.stride() != tensor.stride():
@@ -151,6 +152,7 @@ class State:
                 self.optimizer.state[parameter][kind] = tensor.to(there, copy=True)
         self.step = step
         self.decisions = from_dict(Decisions, facts["decisions"], "the checkpoint")
+        self._before = {}
 
 
 def _check(expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
