@@ -58,12 +58,12 @@ def measure(case: str) -> dict[str, float]:
     image = torch.randn(1, 3, SIDE, SIDE)
     with torch.inference_mode():
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before, seconds = _peak(), []
+        before, seconds = peak(), []
         for _ in range(3):
             start = time.perf_counter()
             run(image)
             seconds.append(time.perf_counter() - start)
-    return {"MiB": _peak() - before, "seconds": statistics.median(seconds)}
+    return {"MiB": peak() - before, "seconds": statistics.median(seconds)}
 
 
 def _ours(case: str) -> Callable[[torch.Tensor], object]:
@@ -82,7 +82,7 @@ def _timm(fused: bool) -> Callable[[torch.Tensor], object]:
     return model.forward_features
 
 
-def _peak() -> float:
+def peak() -> float:
     """MiB of resident memory at the highest."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024

@@ -15,6 +15,7 @@ _TASKS = {
     "Classifier": "vitrail.tasks.classifier",
     "load": "vitrail.tasks.classifier",
     "finetune": "vitrail.tasks.finetune",
+    "inspect": "vitrail.tasks.inspection",
 }
 
 __all__ = ["__version__", *_TASKS]
@@ -22,6 +23,7 @@ __all__ = ["__version__", *_TASKS]
 if TYPE_CHECKING:
     from vitrail.tasks.classifier import Classifier, load
     from vitrail.tasks.finetune import finetune
+    from vitrail.tasks.inspection import inspect
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -36,6 +38,19 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configura
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             raise UserError(f"{where} lacks the field {name!r}.")
     return cls(**values)
+
+
+def to_json(document: Any, indent: int | None = None) -> str:
+    """Plain values as JSON, in ASCII, which any terminal takes; numbers JSON has no word for become null."""
+    return json.dumps(_finite(document), allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Drawn = ParamSpec("Drawn")
 
 INK, SOFT, GRID, PAPER = "#1c2130", "#575d6e", "#e6e2d9", "#fffffe"
 BLUE, RUBY, AMBER, GREEN = "#1d5a9e", "#b02a30", "#a96a06", "#2c7350"
@@ -56,18 +60,40 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
+def require() -> None:
+    """Raise UserError where matplotlib is not installed, before work is done for a figure."""
+    _matplotlib()
+
+
+def require() -> None:
+    """Raise UserError where matplotlib is not installed, before work is done for a figure."""
+    _matplotlib()
+
+
+def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
+    """Have ``draw`` run in the style: matplotlib asks for much of it only when a title or a legend is made.
+
+    What it gives raises UserError where matplotlib is not installed.
+    """
+
+    @wraps(draw)
+    def drawn(*given: Drawn.args, **named: Drawn.kwargs) -> Figure:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=CYCLE)}):
+            return draw(*given, **named)
+
+    return drawn
+
+
 def figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.2, 3.4), **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of ``size`` inches and its rows * columns axes in raster order; ``options`` as ``subplots`` takes.
 
-    Raises:
-        UserError: matplotlib is not installed.
+    For use in what is ``styled``.
     """
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=CYCLE)}):
-        made = matplotlib.figure.Figure(figsize=size, layout="constrained")
-        axes = made.subplots(rows, columns, squeeze=False, **options)
+    made = _matplotlib().figure.Figure(figsize=size, layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False, **options)
     return made, list(axes.ravel())
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from vitrail.model.encoder import Trace
@@ -38,6 +39,8 @@ class Statistic(ABC):
 def observe(forward: Forward, batches: Iterable[Tensor], statistics: Sequence[Statistic]) -> int:
     """Run ``forward`` over batches of images once, for all statistics together; returns the number of images.
 
+    No gradients are recorded.
+
     Raises:
         UserError: a statistic asks for a layer that does not exist.
     """
@@ -50,9 +53,10 @@ def observe(forward: Forward, batches: Iterable[Tensor], statistics: Sequence[St
     attention = {layer for statistic in statistics for layer in statistic.attention}
     blocks = {layer for statistic in statistics for layer in statistic.blocks}
     trace, images = Trace(receive, attention, blocks), 0
-    for batch in batches:
-        forward(batch, trace)
-        for statistic in statistics:
-            statistic.close()
-        images += len(batch)
+    with torch.inference_mode():
+        for batch in batches:
+            forward(batch, trace)
+            for statistic in statistics:
+                statistic.close()
+            images += len(batch)
     return images

@@ -15,6 +15,7 @@ from vitrail.cli.convert import convert
 from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.finetune import finetune
+from vitrail.cli.inspect import inspect
 from vitrail.cli.parity import parity
 from vitrail.cli.predict import predict
 from vitrail.cli.report import report
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (finetune, evaluate, predict, embed, report, convert, show, parity):
+for command in (finetune, evaluate, predict, embed, inspect, report, convert, show, parity):
     app.command()(command)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Annotated, Any
 
 import typer
+
+from vitrail.record import to_json
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")
@@ -22,13 +22,5 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by defau
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output, in ASCII, which any terminal takes; numbers JSON has no word for become null."""
-    print(json.dumps(_finite(document), allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """One document on standard output."""
+    print(to_json(document))

@@ -130,6 +130,24 @@ def iter_images(paths: Sequence[str | Path]) -> Iterator[Path]:
     return _found(named)
 
 
+def find_images(sources: Sequence[str | Path]) -> list[Path]:
+    """The pictures that files, folders, CSVs with a column path, and built-in sets stand for, in their order.
+
+    Raises:
+        UserError: there is no such thing, or no picture in it.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if not os.path.lexists(path) and str(source) in BUILTIN:
+            path = materialise(str(source))
+        if extension(path.name) == ".csv" and os.path.isfile(path):
+            found += [row.path for row in read_table(path)]
+        else:
+            found += iter_images([path])
+    return found
+
+
 def write_split(dataset: Dataset, folder: Path) -> Path:
     """Write ``split.csv``, which ``open_dataset`` reads back to the very same split, and return its path.
 

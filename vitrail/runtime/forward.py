@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vitrail.errors import UserError
+from vitrail.model.encoder import Trace
 from vitrail.model.heads import Pooling
 from vitrail.model.vision import VisionTransformer
+
+Result = TypeVar("Result")
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -63,6 +67,10 @@ class Runner:
         pool = pooling or self.model.pooling
         return self._run(lambda batch: self.model.pool(batch, pool), images).float().cpu()
 
+    def encode(self, images: Tensor, trace: Trace | None = None) -> None:
+        """Run the encoder on (B, C, H, W) for what ``trace`` wants to see of it."""
+        self._run(lambda batch: self.model.encode(batch, 1, trace), images)
+
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> features (B, F) and logits (B, classes), on the CPU.
 
@@ -75,6 +83,6 @@ class Runner:
         with torch.inference_mode():
             return features, self.model.classify(features.to(self.device)).float().cpu()
 
-    def _run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def _run(self, function: Callable[[Tensor], Result], images: Tensor) -> Result:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return function(images.to(self.device))

@@ -15,6 +15,7 @@ from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.parquet import pyarrow, write_parquet
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def embed(
     if out.suffix not in writers:
         raise UserError(f"{out} should end in .npz or .parquet, which decide the format.")
     if out.suffix == ".parquet":
-        _parquet()
+        pyarrow(", or write .npz instead")
     refuse_unwritable(out)
     paths = iter_images(pictures)
     classifier = model if isinstance(model, Classifier) else load(model, device=device, quiet=quiet)
@@ -93,15 +94,5 @@ def _write_npz(path: Path, names: list[str], features: np.ndarray) -> None:
 
 
 def _write_parquet(path: Path, names: list[str], features: np.ndarray) -> None:
-    arrow, parquet = _parquet()
-    column = arrow.FixedSizeListArray.from_arrays(features.reshape(-1), features.shape[1])
-    parquet.write_table(arrow.table({"path": names, "features": column}), path)
-
-
-def _parquet() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError("Parquet needs pyarrow: pip install 'vitrail[parquet]', or write .npz instead.") from None
-    return pyarrow, pyarrow.parquet
+    column = pyarrow().FixedSizeListArray.from_arrays(features.reshape(-1), features.shape[1])
+    write_parquet(path, {"path": names, "features": column})

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.atomic import new_file
-from vitrail.config import Preprocessing, Size, size_text
+from vitrail.config import size_text
 from vitrail.cost import parameters
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import UnreadableImage, read_image
@@ -25,12 +25,12 @@ from vitrail.report.page import MOST_PICTURES, Album, Mistake, Photo, mistakes, 
 from vitrail.report.run import Predicted, Run, read_run
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.pictures import as_shown
 
 T = TypeVar("T")
 
-SIDE = 224
-"""Pixels of the longer side of a photo with attention over it; photos for themselves are smaller."""
 SMALL = 192
+"""Pixels of the longer side of a photo that has no attention over it."""
 QUALITY = 72
 """Of JPEG: thumbnails that stand beside each other by the dozen."""
 
@@ -86,14 +86,6 @@ def class_attention(classifier: Classifier, image: Tensor) -> np.ndarray:
     return row.float().mean(dim=0).reshape(config.grid).cpu().numpy()
 
 
-def as_shown(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """What preprocessing keeps of a picture, at a size for people: the same crop at another resolution."""
-    factor = SIDE / max(how.size)
-    size: Size = (max(1, round(how.size[0] * factor)), max(1, round(how.size[1] * factor)))
-    pixels = preprocess(image, how.at(size)).numpy().transpose(1, 2, 0)  # (H, W, C)
-    return Image.fromarray(np.clip((pixels * how.std + how.mean) * 255 + 0.5, 0, 255).astype(np.uint8))
-
-
 def overlay(picture: Image.Image, attention: np.ndarray) -> Image.Image:
     """The picture in grey under the colours of ``RAMP``, the stronger the more attention (h, w) there is."""
     strength = attention / max(float(attention.max()), 1e-12)
@@ -135,11 +127,11 @@ def _mistake(run: Run, classifier: Classifier | None, row: Predicted, attending:
         return Mistake(row, Photo(run.shown(row.path), reason=error.reason), None)
     how = classifier.card.preprocessing
     picture = as_shown(image, how)
-    photo = Photo(run.shown(row.path), _uri(picture))
+    photo = Photo(run.shown(row.path), jpeg_uri(picture))
     if not attending:
         return Mistake(row, photo, None)
     over = overlay(picture, class_attention(classifier, preprocess(image, how)))
-    return Mistake(row, photo, Photo(photo.path, _uri(over)))
+    return Mistake(row, photo, Photo(photo.path, jpeg_uri(over)))
 
 
 def _thumbnail(run: Run, path: str) -> Photo:
@@ -148,10 +140,11 @@ def _thumbnail(run: Run, path: str) -> Photo:
     except UnreadableImage as error:
         return Photo(run.shown(path), reason=error.reason)
     image.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
-    return Photo(run.shown(path), _uri(image))
+    return Photo(run.shown(path), jpeg_uri(image))
 
 
-def _uri(image: Image.Image) -> str:
+def jpeg_uri(image: Image.Image) -> str:
+    """``data:image/jpeg;base64,...``"""
     held = io.BytesIO()
     image.save(held, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")

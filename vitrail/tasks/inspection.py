@@ -1,0 +1,451 @@
+"""Look inside a model: every analysis of it, each worked out when it is first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vitrail.analyze.attention import Rollout, attention_weights, relevance, to_patches, usual_query
+from vitrail.analyze.comparison import Compared
+from vitrail.analyze.components import PatchComponents, PatchCovariance
+from vitrail.analyze.distance import AttentionDistance, MeanDistance
+from vitrail.analyze.entropy import AttentionEntropy, MeanEntropy
+from vitrail.analyze.equivariance import Equivariance, equivariance
+from vitrail.analyze.equivariance import compare as compare_equivariance
+from vitrail.analyze.filters import PatchFilters, patch_filters
+from vitrail.analyze.finding import Finding
+from vitrail.analyze.gallery import AttentionMaps
+from vitrail.analyze.maps import feature_maps
+from vitrail.analyze.norms import PatchNorms, TokenNorms
+from vitrail.analyze.positions import PositionSimilarity, position_similarity
+from vitrail.analyze.receptive import ReceptiveField, receptive_field
+from vitrail.analyze.receptive import compare as compare_fields
+from vitrail.analyze.scaling import Scaling, scaling
+from vitrail.analyze.similarity import LayerSimilarity, MinibatchCKA
+from vitrail.analyze.stream import Kind, Statistic, observe
+from vitrail.config import (
+    ABSOLUTE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    STEMS,
+    Preprocessing,
+    ResNetConfig,
+    Size,
+    parse_size,
+    suggestion,
+)
+from vitrail.errors import UserError
+from vitrail.model.build import build
+from vitrail.model.resnet import ResNet
+from vitrail.model.vision import VisionTransformer
+from vitrail.report.explorer import Attention, Explorer, ExplorerPhoto, TokenGrid
+from vitrail.report.terminal import Show
+from vitrail.runtime.forward import Runner, pick_device
+from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.pictures import Pictures, Shown
+from vitrail.tasks.report import jpeg_uri
+
+TRACED = 16
+"""Images run at a time while attention is looked at: explicit, it takes memory that fused does not."""
+FEW = 6
+"""Pictures that equivariance and receptive fields are measured on: they take many passes each."""
+SECONDS = 20.0
+"""What measuring the cost may take."""
+
+_CNNS = {name: layers for (name, stride), layers in STEMS.items() if stride == 32}
+"""Untrained CNNs by name, to hold a Transformer against."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One analysis, and what it cannot do without."""
+
+    name: str
+    transformer: bool = True
+    """Whether it is about attention, positions or patches."""
+    pictures: bool = True
+
+    @property
+    def attribute(self) -> str:
+        """Of ``Inspection``."""
+        return self.name.replace("-", "_")
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("attention-maps"),
+        Part("attention-distance"),
+        Part("attention-entropy"),
+        Part("position-similarity", pictures=False),
+        Part("patch-filters", pictures=False),
+        Part("patch-components"),
+        Part("token-norms"),
+        Part("layer-similarity"),
+        Part("equivariance", transformer=False),
+        Part("receptive-field", transformer=False),
+        Part("cost", pictures=False),
+    )
+}
+"""All there is, in the order of a page."""
+
+
+class Inspection:
+    """What a model learned. Every property is a ``Finding``: arrays, ``.table()``, ``.summary()``, ``.plot()``.
+
+    What needs no more than a forward pass is worked out for all properties together, in one.
+
+    Attributes:
+        name: what the model is called.
+        model: the module that is looked into.
+        pictures: what it is looked into with, possibly none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        pictures: Pictures,
+        layer: int | None = None,
+        shown: int = 6,
+        device: str | None = None,
+        show: Show | None = None,
+    ) -> None:
+        self.name, self.pictures, self.count = name, pictures, shown
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.show = show or Show(quiet=True)
+        self.layer = layer
+        if layer is not None:
+            layers = self.transformer.config.encoder.layers
+            if not 1 <= layer <= layers:
+                raise UserError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
+
+    @property
+    def transformer(self) -> VisionTransformer:
+        """The model, if it is one with attention.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not isinstance(self.model, VisionTransformer):
+            able = ", ".join(part.name for part in PARTS.values() if not part.transformer)
+            raise UserError(f"{self.name} has no attention, and no positions or patches: it can be asked for {able}.")
+        return self.model
+
+    def check(self, part: str) -> None:
+        """Raise UserError if there is no such part, or the model or the pictures cannot give it."""
+        if part not in PARTS:
+            raise UserError(f"There is no part {part!r}{suggestion(part, PARTS)}.")
+        if PARTS[part].transformer or part == "cost":
+            _ = self.transformer
+        if PARTS[part].pictures and not len(self.pictures):
+            raise UserError(f"{part} needs pictures: name some files, or a folder of them.")
+
+    def find(self, part: str) -> Finding:
+        """The finding of a part by name, such as ``attention-distance``.
+
+        Raises:
+            UserError: there is no such part, or it cannot be had of this model and these pictures.
+        """
+        self.check(part)
+        found: Finding = getattr(self, PARTS[part].attribute)
+        return found
+
+    @property
+    def attention_distance(self) -> AttentionDistance:
+        """How far each head looks, in pixels (article 6.3)."""
+        return self._streamed.distance.finding()
+
+    @property
+    def attention_entropy(self) -> AttentionEntropy:
+        """How evenly each head looks, and what it gives to special tokens."""
+        return self._streamed.entropy.finding()
+
+    @property
+    def layer_similarity(self) -> LayerSimilarity:
+        """How alike the layers' outputs are (CKA)."""
+        return self._streamed.similarity.finding()
+
+    @property
+    def token_norms(self) -> TokenNorms:
+        """How long the patches' vectors are, and which are outliers."""
+        return self._streamed.norms.finding()
+
+    @property
+    def patch_components(self) -> PatchComponents:
+        """The principal components of the last layer's patch features."""
+        return self._streamed.components.finding()
+
+    @cached_property
+    def attention_maps(self) -> AttentionMaps:
+        """Where a few pictures are looked at: one layer, rolled out, and for the predicted class (article 6.3)."""
+        self.check("attention-maps")
+        model, config = self.transformer, self.transformer.config
+        query, layer = usual_query(config), (self.layer or config.encoder.layers) - 1
+        maps: dict[str, list[Tensor]] = {f"layer {layer + 1}": [], "rollout": []}
+        notes: list[str] = []
+        asked_by = "the class token" if query == "class" else "the average patch"
+        for one in self._shown:
+            image = one.image[None].to(self.device)
+            rolled = Rollout(config.encoder.layers)
+            with torch.inference_mode():
+                last = attention_weights(model, image, [layer])[0].mean(dim=1)  # (1, N, N)
+            observe(lambda batch, trace: model.encode(batch, 1, trace), [image], [rolled])
+            found = {f"layer {layer + 1}": last, "rollout": rolled.product}
+            if model.classifier is not None and bool(model.classifier.weight.any()):
+                found["for the class"] = relevance(model, image).matrix
+            for name, matrix in found.items():
+                shares = to_patches(matrix, config, query)[0]
+                maps.setdefault(name, []).append(shares / shares.sum().clamp(min=1e-12))
+        if "for the class" not in maps:
+            notes.append("The model has no trained classifier, so there is no map for a class.")
+        notes.append(f"Asked by {asked_by}.")
+        return AttentionMaps(
+            pictures=np.stack([np.asarray(one.picture) for one in self._shown]),
+            names=tuple(one.name for one in self._shown),
+            maps={name: torch.stack(values).cpu().numpy() for name, values in maps.items()},
+            notes=tuple(notes),
+        )
+
+    @cached_property
+    def position_similarity(self) -> PositionSimilarity:
+        """What the positions say of who is near whom (article 6.4)."""
+        images = self.pictures.first(FEW).to(self.device) if len(self.pictures) else None
+        return position_similarity(self.transformer, images, (self.layer or 1) - 1)
+
+    @cached_property
+    def patch_filters(self) -> PatchFilters:
+        """The principal components of the patch embedding's filters (ViT figure 7 left)."""
+        return patch_filters(self.transformer)
+
+    @cached_property
+    def equivariance(self) -> Compared[Equivariance]:
+        """What a shift of the picture does to the features (article 6.2.1): of the model, and of untrained ones."""
+        self.check("equivariance")
+        shifts = _shifts(self._cell)
+        images = self.pictures.first(FEW, larger=max(shifts)).to(self.device)
+        found = {
+            name: equivariance(feature_maps(model), images, shifts, self.pictures.how.size, model=name)
+            for name, model in self._beside("Shifting the pictures")
+        }
+        return Compared(found, compare_equivariance)
+
+    @cached_property
+    def receptive_field(self) -> Compared[ReceptiveField]:
+        """Which pixels each layer's features depend on (article 6.2.1): of the model, and of untrained ones."""
+        self.check("receptive-field")
+        images = self.pictures.first(FEW).to(self.device)
+        found = {
+            name: receptive_field(feature_maps(model), images, self.pictures.how.size, model=name)
+            for name, model in self._beside("Following features back to pixels")
+        }
+        return Compared(found, compare_fields)
+
+    @cached_property
+    def cost(self) -> Scaling:
+        """What more patches cost, counted and measured here (article 2.2)."""
+        config = self.transformer.config
+        (ph, pw), stride = config.cell, 1 if config.stem is None else config.stem.stride
+        resolutions = [(side * ph, side * pw) for side in (7, 10, 14, 20, 28, 40)]
+        return scaling(config, resolutions, [(ph // stride, pw // stride)], budget_seconds=SECONDS)
+
+    @property
+    def explorer(self) -> Explorer:
+        """The shown pictures with all their attention, for the page.
+
+        Raises:
+            UserError: there is no attention, or no picture.
+        """
+        self.check("attention-maps")
+        model, config = self.transformer, self.transformer.config
+        tokens, photos = TokenGrid(config.grid, config.cell, config.tokens), []
+        for one in self._shown:
+            packed = _Packing(tokens, config.encoder.layers)
+            rolled = Rollout(config.encoder.layers)
+            images = one.image[None].to(self.device)
+            observe(lambda batch, trace: model.encode(batch, 1, trace), [images], [packed, rolled])
+            rollout = tokens.pack(rolled.product.cpu().numpy())
+            photos.append(ExplorerPhoto(one.name, jpeg_uri(one.picture), packed.layers, rollout))
+        similarity = self.position_similarity if config.position.kind in ABSOLUTE else None
+        return Explorer(tokens, photos, None if similarity is None else similarity.similarity)
+
+    @property
+    def coloured(self) -> list[tuple[str, Image.Image, Image.Image]]:
+        """Name and picture of those shown, and their patches coloured by the first three components."""
+        found, model = self.patch_components, self.transformer
+        images = torch.stack([one.image for one in self._shown]).to(self.device)
+        features: list[Tensor] = []
+        covariance = self._streamed.components
+        with torch.inference_mode():
+            for image in torch.split(images, TRACED):
+                features.append(covariance.features(model.encode(image)[0]).cpu())
+        colours = (255 * found.colours(torch.cat(features).numpy())).astype(np.uint8)  # (n, h, w, 3)
+        return [
+            (one.name, one.picture, Image.fromarray(colour).resize(one.picture.size, Image.Resampling.NEAREST))
+            for one, colour in zip(self._shown, colours, strict=True)
+        ]
+
+    @cached_property
+    def _shown(self) -> list[Shown]:
+        return self.pictures.shown(self.count)
+
+    @property
+    def _cell(self) -> int:
+        """Pixels of the finest shift that a whole number of cells makes."""
+        if isinstance(self.model, VisionTransformer):
+            return max(self.model.config.cell)
+        with torch.inference_mode():
+            images = self.pictures.first(1).to(self.device)
+            last = feature_maps(self.model)(images)[-1][1]  # (1, D, h, w)
+        return max(1, images.shape[3] // last.shape[3])
+
+    def _beside(self, doing: str) -> Iterator[tuple[str, nn.Module]]:
+        """The model, and what has learned nothing: its like with random weights, and a CNN."""
+        models: dict[str, Callable[[], nn.Module]] = {self.name: lambda: self.model}
+        channels = len(self.pictures.how.mean)
+        if isinstance(self.model, VisionTransformer):
+            config = self.model.config
+            models["the same, random weights"] = lambda: build(config)
+        models["ResNet-50, random weights"] = lambda: ResNet(ResNetConfig(_CNNS["R50"]), channels)
+        with self.show.progress(doing, unit="model") as advance:
+            for number, (name, make) in enumerate(models.items()):
+                advance(number, len(models))
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    model = make()
+                yield name, model.to(self.device).eval()
+            advance(len(models), len(models))
+
+    @cached_property
+    def _streamed(self) -> Streamed:
+        """All that one forward pass a picture gives."""
+        self.check("attention-distance")
+        model = self.transformer
+        runner = Runner.of(model, str(self.device))
+        streamed = Streamed.of(model)
+        total, done = len(self.pictures), 0
+
+        def told(images: Iterator[Tensor]) -> Iterator[Tensor]:
+            nonlocal done
+            for batch in images:
+                yield batch
+                done += len(batch)
+                advance(done, total)
+
+        with self.show.progress("Looking at pictures") as advance:
+            observe(runner.encode, told(self.pictures.batches(TRACED)), streamed.statistics)
+        return streamed
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The statistics that one forward pass a picture gives, together."""
+
+    distance: MeanDistance
+    entropy: MeanEntropy
+    similarity: MinibatchCKA
+    norms: PatchNorms
+    components: PatchCovariance
+
+    @classmethod
+    def of(cls, model: VisionTransformer) -> Streamed:
+        """Of a model, with nothing seen yet."""
+        config = model.config
+        return cls(
+            MeanDistance(config),
+            MeanEntropy(config),
+            MinibatchCKA(config),
+            PatchNorms(config),
+            PatchCovariance(config, norm=model.norm),
+        )
+
+    @property
+    def statistics(self) -> list[Statistic]:
+        """All of them, for ``observe``."""
+        return [self.distance, self.entropy, self.similarity, self.norms, self.components]
+
+
+class _Packing(Statistic):
+    """Each layer's attention for one picture, as small as the page holds it."""
+
+    def __init__(self, tokens: TokenGrid, layers: int) -> None:
+        self.attention = range(layers)
+        self.tokens = tokens
+        self.layers: list[Attention] = []
+
+    def receive(self, kind: Kind, layer: int, values: Tensor) -> None:
+        """Attention weights (1, K, N, N)."""
+        self.layers.append(self.tokens.pack(values[0].float().cpu().numpy()))
+
+
+def _shifts(cell: int) -> list[int]:
+    """Pixels to shift by, up to two cells, by about a quarter of one; halves and wholes are among them."""
+    return sorted({*range(0, 2 * cell + 1, max(1, round(cell / 4))), cell // 2, cell, 2 * cell})
+
+
+def inspect(
+    model: str | Path | Classifier | nn.Module,
+    images: str | Path | Sequence[str | Path] | Tensor = (),
+    *,
+    resolution: int | str | Size | None = None,
+    layer: int | None = None,
+    limit: int | None = 1000,
+    shown: int = 6,
+    heads: int | None = None,
+    architecture: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    device: str | None = None,
+    quiet: bool = True,
+) -> Inspection:
+    """Look inside a model.
+
+    Args:
+        model: a ``Classifier``, anything ``load`` takes, or a module: a ``VisionTransformer``, or one that gives a
+            feature map (B, D, h, w), such as a CNN up to its pooling.
+        images: files, folders, a CSV or a built-in set; or preprocessed images (B, C, H, W). None are needed for
+            positions, filters and cost.
+        resolution: pixels, ``224`` or ``"224x168"``; None: what the model is fed.
+        layer: counted from 1; whose attention maps are shown (None: the last) and, where positions act inside
+            attention, whose positions (None: the first).
+        limit: statistics are over so many pictures, evenly chosen; None: over all.
+        shown: pictures whose attention is shown.
+        heads, architecture: see ``load``.
+        preprocessing: how files are made what a bare module takes; None: 224 pixels, ImageNet's mean and deviation.
+        quiet: show no progress.
+
+    Returns:
+        An ``Inspection``: nothing is computed before it is asked for, as in ``inspect(m, i).attention_distance``.
+
+    Raises:
+        UserError: the model cannot be loaded, there are no such images, or there is no such layer.
+    """
+    show = Show(quiet)
+    size = None if resolution is None else parse_size(resolution)
+    if isinstance(model, str) and model in _CNNS and not os.path.exists(model):
+        name, model = f"{model}, random weights", ResNet(ResNetConfig(_CNNS[model]), 3)
+    elif isinstance(model, nn.Module):
+        name = type(model).__name__
+    if isinstance(model, nn.Module):
+        module = model
+        how = preprocessing or Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        if isinstance(module, VisionTransformer):
+            how = how.at(module.config.image_size)
+        how = how if size is None else how.at(size)
+    else:
+        classifier = (
+            model
+            if isinstance(model, Classifier)
+            else load(model, size, heads, architecture=architecture, device=device, quiet=quiet)
+        )
+        name, module, how = str(classifier.report.source), classifier.model, classifier.card.preprocessing
+    named = [images] if isinstance(images, (str, Path)) else images
+    return Inspection(name, module, Pictures(named, how, limit), layer, shown, device, show)

@@ -1,0 +1,189 @@
+"""What an inspection found, in the words and figures of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vitrail.analyze.canvas import inline_svg
+from vitrail.analyze.finding import Finding
+from vitrail.config import size_text
+from vitrail.cost import parameters
+from vitrail.errors import UserError
+from vitrail.model.vision import VisionTransformer
+from vitrail.report.inspection import Drawing, Facts, Picture, Section
+from vitrail.report.inspection import Inspection as Page
+from vitrail.report.terminal import percent
+from vitrail.tasks.inspection import PARTS, Inspection
+from vitrail.tasks.report import jpeg_uri
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLES = {
+    "attention-maps": "Where it looks",
+    "attention-distance": "How far it looks",
+    "attention-entropy": "How evenly it looks",
+    "position-similarity": "What positions know",
+    "patch-filters": "What a patch is first seen with",
+    "patch-components": "What patches are told apart by",
+    "token-norms": "Tokens that stand out",
+    "layer-similarity": "What layers change",
+    "equivariance": "What a shift does",
+    "receptive-field": "Which pixels count",
+    "cost": "What patches cost",
+}
+TEXTS: dict[str, tuple[str, ...]] = {
+    "attention-maps": (
+        "Each picture as the model saw it, and the share of attention that every patch gets: in one layer, averaged "
+        "over its heads; rolled out through all layers, half of every step standing for the residual connection "
+        "(Abnar and Zuidema, 2005.00928; ViT figure 6); and, where there is a trained classifier, weighted with the "
+        "gradient of the likeliest class (Chefer et al., 2103.15679). The brightest patch of every map is its "
+        "largest share.",
+    ),
+    "attention-distance": (
+        "For each head the distance in pixels between a patch and what it attends to, weighted by the attention and "
+        "averaged over patches and pictures (ViT figure 7 right, appendix D.7; article 6.3). Special tokens stand "
+        "nowhere and are left out. Bars are 95 % intervals over pictures; the dashed line is attention that is the "
+        "same everywhere.",
+    ),
+    "attention-entropy": (
+        "The entropy of each head's attention, averaged over patches and pictures: high where a head looks at "
+        "everything alike, low where it picks. Beside it the share that goes to special tokens, which models use as "
+        "a place to look at when there is nothing to see (2309.16588, 2309.17453).",
+    ),
+    "position-similarity": (
+        "One panel for each patch: how alike its position is to all others (ViT figure 7 centre; article 6.4). "
+        "Where positions are vectors, this is their cosine similarity; where they act inside attention (relative, "
+        "rotary), the bias that they imply for an average query and key. The shares of variance (R squared) are "
+        "over all pairs of different patches.",
+    ),
+    "patch-filters": (
+        "The principal components of the filters that a patch is embedded with (ViT figure 7 left), the strongest "
+        "first.",
+    ),
+    "patch-components": (
+        "The first three principal components of the last layer's patch features over all pictures, shown as red, "
+        "green and blue (DINOv2, 2304.07193, figure 1): what gets the same colour is alike to the model.",
+    ),
+    "token-norms": (
+        "The length of the patches' vectors after each layer. Some large models turn a few patches of little "
+        "content into scratch space, with vectors many times as long as the others (Darcet et al., 2309.16588). "
+        "Here a patch counts as an outlier from four times the median of its picture and layer.",
+    ),
+    "layer-similarity": (
+        "Linear centred kernel alignment between the outputs of all layers (Kornblith et al., 1905.00414; for ViT "
+        "Raghu et al., 2108.08810), estimated without bias from batches: 1 means the same up to rotation and scale.",
+    ),
+    "equivariance": (
+        "Pictures are moved by a few pixels, real ones coming in at the side, and the features of the interior held "
+        "against where they should have moved to (article 6.2.1): 0 is perfect equivariance, 1 no more alike than "
+        "unrelated patches. A ViT can only be equivariant to whole patches. Beside the model two that have learned "
+        "nothing: its like, and a convolutional network.",
+    ),
+    "receptive-field": (
+        "Which pixels the features in the middle depend on, by the energy of their gradient (Luo et al., "
+        "1701.04128): the maps are of the first to the last layer, the curves the radius that holds half and nine "
+        "tenths of the energy.",
+    ),
+    "cost": (
+        "Operations, and the measured time of a forward pass of one picture on this machine, by the number of "
+        "patches N. Attention costs O(N squared), all else O(N) (article 2.2).",
+    ),
+}
+
+
+def page(
+    inspection: Inspection, found: Mapping[str, Finding], drawn: Mapping[str, Figure], absent: Mapping[str, str]
+) -> Page:
+    """The page of what was found, drawn, and could not be had."""
+    sections = []
+    for part in PARTS:
+        if part in found:
+            sections.append(_section(inspection, part, found[part], drawn[part]))
+        elif part in absent:
+            sections.append(Section(part, TITLES[part], absent=absent[part]))
+    explorer, why_not = None, ""
+    try:
+        explorer = inspection.explorer
+    except UserError as error:
+        why_not = str(error)
+    return Page(inspection.name, _facts(inspection), len(inspection.pictures), sections, explorer, why_not)
+
+
+def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure) -> Section:
+    facts = _FACTS[part](finding.summary()) if part in _FACTS else []
+    strips = []
+    if part == "patch-components":
+        strips = [
+            [Picture(name, jpeg_uri(picture)), Picture("components", jpeg_uri(colours))]
+            for name, picture, colours in inspection.coloured
+        ]
+    caption = f"figures/{part}.png and .svg; the numbers are in numbers/{part}.parquet and .json."
+    alt = f"{TITLES[part]}: " + "; ".join(f"{term} {value}" for term, value in facts)
+    figure = Drawing(part, inline_svg(drawn, part), caption, alt)
+    return Section(part, TITLES[part], TEXTS[part], [figure], facts, strips)
+
+
+def _facts(inspection: Inspection) -> Facts:
+    facts = [("Pictures", f"{len(inspection.pictures)}" if len(inspection.pictures) else "none")]
+    model = inspection.model
+    if isinstance(model, VisionTransformer):
+        config = model.config
+        encoder, position = config.encoder, config.position
+        facts = [
+            ("Model", f"Vision Transformer, {encoder.layers} layers of width {encoder.width}, {encoder.heads} heads"),
+            ("Parameters", f"{parameters(config) / 1e6:.1f} M"),
+            ("Input", f"{size_text(config.image_size)} pixels, patches of {size_text(config.cell)}"),
+            ("Tokens", f"a grid of {size_text(config.grid)}; special: {', '.join(config.tokens) or 'none'}"),
+            ("Positions", f"{position.kind}, {position.place}"),
+            *facts,
+        ]
+    else:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        facts = [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M"), *facts]
+    return facts
+
+
+def _of_distance(summary: dict[str, Any]) -> Facts:
+    by_layer = summary["layer_mean_pixels"]
+    rank = summary["rank_correlation_with_depth"]
+    return [
+        ("First layer", f"{by_layer[0]:.0f} px, heads from {_range(summary, 0)}"),
+        ("Last layer", f"{by_layer[-1]:.0f} px, heads from {_range(summary, -1)}"),
+        ("Uniform attention", f"{summary['uniform_pixels']:.0f} px"),
+        ("Rank correlation with depth", "none" if rank is None else f"{rank:+.2f}"),
+    ]
+
+
+def _range(summary: dict[str, Any], layer: int) -> str:
+    return f"{summary['layer_least_pixels'][layer]:.0f} to {summary['layer_most_pixels'][layer]:.0f}"
+
+
+def _of_positions(summary: dict[str, Any]) -> Facts:
+    shares = {
+        "Same row explains": "row",
+        "Same column explains": "column",
+        "Distance explains": "distance",
+        "All three explain": "together",
+        "Distance in any shape": "any_distance",
+        "Row and column offsets in any shape": "any_offset",
+    }
+    measured = [("Measured", f"{summary['kind']} of {summary['scheme']}")]
+    return measured + [(name, percent(summary[key])) for name, key in shares.items() if summary[key] is not None]
+
+
+def _of_cost(summary: dict[str, Any]) -> Facts:
+    low, high = summary["attention_share"]
+    facts = [("Attention's share of operations", f"{percent(low)} at the fewest patches, {percent(high)} at the most")]
+    for name, key in (("Operations", "flops"), ("Time", "seconds")):
+        if (fitted := summary[key]) is not None:
+            facts.append((f"{name} grow with N to the power", f"{fitted['slope']:.2f} over all"))
+    return facts
+
+
+_FACTS: dict[str, Callable[[dict[str, Any]], Facts]] = {
+    "attention-distance": _of_distance,
+    "position-similarity": _of_positions,
+    "cost": _of_cost,
+}
