@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.data.order import Purpose, batch_at, generator, steps_per_epoch
+from vitrail.data.order import Purpose, batch_at, generator, pieces, steps_per_epoch
 
 PURPOSES: tuple[Purpose, ...] = ("view", "step", "sample")
 
@@ -32,3 +32,13 @@ def test_epochs_and_seeds_differ_and_places_do_not() -> None:
     assert generator(3, "view", 2, 1).random() == generator(3, "view", 2, 1).random()
     draws = {generator(3, purpose, *place).random() for purpose in PURPOSES for place in ((2, 1), (1, 2))}
     assert len(draws) == 6
+
+
+@given(size=st.integers(1, 60), count=st.integers(1, 9))
+def test_pieces_are_the_batch_in_order_and_divide_no_pair(size: int, count: int) -> None:
+    cut = pieces(range(100, 100 + size), count)
+    assert [sample for piece in cut for sample in piece] == list(range(100, 100 + size))
+    assert len(cut) == min(count, (size + 1) // 2)
+    assert all(cut)
+    assert not any(len(piece) % 2 for piece in cut[:-1])
+    assert max(map(len, cut)) - min(map(len, cut)) <= 3

@@ -191,4 +191,18 @@ def test_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads((path / "state.json").read_text())["version"] == 2
     monkeypatch.setattr(checkpoint, "VERSION", 1)
     with pytest.raises(UserError, match="is of version 2: this Vitrail reads version 1"):
-        checkpoint.read(path)
+        checkpoint.latest(tmp_path, pytest.fail)
+    assert path.is_dir(), "and it is not thrown away"
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_sound_one(tmp_path: Path) -> None:
+    settings = replace(ALL_ON, keep=1, evaluate_every=0)
+    with pytest.raises(Killed):
+        run(replace(settings, keep=9), tmp_path, stop_at(7), evaluate=None)
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [6, 3]
+    shorten(tmp_path / "checkpoints/step-00000006/state.json")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path, stop_at(4, KeyboardInterrupt), evaluate=None)
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [6, 4]
+    same(run(settings, tmp_path, evaluate=None), run(settings, evaluate=None))
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [8]

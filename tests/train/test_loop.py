@@ -139,7 +139,7 @@ def test_an_objectives_modules_learn_and_are_averaged_with_the_model() -> None:
 
 
 def test_evaluations_that_get_no_better_end_it(tmp_path: Path) -> None:
-    scores = iter([0.1, 0.5, 0.4, float("nan"), 0.2, 0.9])
+    scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.2, 0.9])
     settings = TrainSettings(20, 8, evaluate_every=2, patience=3, checkpoint_minutes=0, keep=1)
     state = run(settings, tmp_path, evaluate=lambda state: (next(scores), {}))
     assert state.step == 10

@@ -26,6 +26,10 @@ VERSION = 1
 TENSORS, FACTS = "tensors.safetensors", "state.json"
 
 
+class Damaged(UserError):
+    """A checkpoint is not as it was written."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What was written at a step."""
@@ -79,23 +83,26 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint, whole or not at all.
 
     Raises:
-        UserError: a file is missing, damaged, or of another version.
+        Damaged: a file is missing, or not as it was written.
+        UserError: it may not be read, or is of another version.
     """
     try:
         content = json.loads((path / FACTS).read_text(encoding="utf-8"))
         digest = content.pop("digest")
         if digest != _digest_of(content):
-            raise UserError(f"{path} is damaged: {FACTS} is not as it was written.")
+            raise Damaged(f"{path} is damaged: {FACTS} is not as it was written.")
         if content["version"] != VERSION:
             raise UserError(f"{path} is of version {content['version']}: this Vitrail reads version {VERSION}.")
         if content["tensors"] != _digest(path / TENSORS):
-            raise UserError(f"{path} is damaged: {TENSORS} is not as it was written.")
+            raise Damaged(f"{path} is damaged: {TENSORS} is not as it was written.")
     except FileNotFoundError as error:
-        raise UserError(f"{path} is incomplete: {Path(error.filename).name} is missing.") from None
+        raise Damaged(f"{path} is incomplete: {Path(error.filename).name} is missing.") from None
+    except PermissionError as error:
+        raise UserError(f"{error.filename} may not be read: check its permissions.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: {FACTS} cannot be understood.") from None
+        raise Damaged(f"{path} is damaged: {FACTS} cannot be understood.") from None
     tensors = read_tensors(path / TENSORS)
     for name, strides in content["strides"].items():
         tensors[name] = torch.empty_strided(tensors[name].shape, strides, dtype=tensors[name].dtype).copy_(
@@ -107,11 +114,15 @@ def read(path: Path) -> Checkpoint:
 def latest(
     folder: Path, warn: Callable[[str], None], wanted: Callable[[Checkpoint], bool] = lambda checkpoint: True
 ) -> Checkpoint | None:
-    """The last checkpoint that is sound (and wanted); each damaged one passed over is warned of."""
+    """The last checkpoint that is sound (and wanted); each damaged one passed over is warned of.
+
+    Raises:
+        UserError: one may not be read, or is of another version: what it holds should not be done again.
+    """
     for step in steps_in(folder):
         try:
             checkpoint = read(place(folder, step))
-        except UserError as error:
+        except Damaged as error:
             warn(f"{str(error).rstrip('.')}; the checkpoint before it is taken.")
             continue
         if wanted(checkpoint):
@@ -119,9 +130,12 @@ def latest(
     return None
 
 
-def prune(folder: Path, keep: int, also: Collection[int]) -> None:
-    """Remove all but the last ``keep`` checkpoints and those of the steps in ``also``."""
-    for step in steps_in(folder)[keep:]:
+def prune(folder: Path, last: int, keep: int, also: Collection[int]) -> None:
+    """Of the checkpoints up to step ``last``, remove all but ``keep`` and those of the steps in ``also``.
+
+    Later ones, which were passed over, are left to be replaced.
+    """
+    for step in [step for step in steps_in(folder) if step <= last][keep:]:
         if step not in also:
             remove(folder, step)
 

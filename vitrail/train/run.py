@@ -93,7 +93,8 @@ class Run:
         this = (state.step, state.decisions.evaluated)
         if self.folder is None or self._saved == this:
             return
-        good = self._fixed(state.step) and not state.decisions.guard.suspect
+        returns = self.settings.on_spike == "rollback"
+        good = returns and self._fixed(state.step) and not state.decisions.guard.suspect
         last = state.step if good else self._anchor
         facts = {
             **state.facts(),
@@ -104,8 +105,10 @@ class Run:
         }
         checkpoint.write(self.folder, state.step, state.tensors(), facts)
         self._saved, self._anchor, self._clock = this, last, time.monotonic()
-        wanted = {state.decisions.best_step} | ({last} if last is not None else set())
-        checkpoint.prune(self.folder, self.settings.keep, wanted)
+        best = state.decisions.best_step if state.decisions.best is not None else None
+        checkpoint.prune(
+            self.folder, state.step, self.settings.keep, {step for step in (last, best) if step is not None}
+        )
 
     def roll_back(self, state: State, cause: str) -> None:
         """Return to the last good checkpoint with half the rate; what came after it is removed.

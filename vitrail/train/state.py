@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Decisions:
     def judge(self, step: int, score: float) -> bool:
         """Take in an evaluation's score; whether it is the best so far."""
         self.evaluated = step
-        better = self.best is None or score > self.best
+        better = not math.isnan(score) and (self.best is None or score > self.best)
         if better:
             self.best, self.best_step, self.since_best = score, step, 0
         else:
