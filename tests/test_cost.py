@@ -86,6 +86,7 @@ def test_operations_grow_linearly_in_width_squared_and_quadratically_in_patches(
 
     for side in (224, 448):
         assert attention(side) == 4 * encoder.layers * config.at((side, side)).sequence ** 2 * width
+        assert cost.attention_flops(config.at((side, side))) == attention(side)
 
 
 @pytest.mark.parametrize("name", ["ViT-Ti/16", "DINOv2-S/14"])

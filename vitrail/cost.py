@@ -39,14 +39,23 @@ def flops(config: ViTConfig) -> int:
     for size, inputs, outputs, stride in _convolutions(config):
         embedding += size * size * inputs * outputs * (H // stride) * (W // stride)
     dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
-    attention = 2 * tokens * tokens * width
-    if config.position.kind in RELATIVE:
-        attention += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
     head = config.classifier_width * config.head.classes + config.feature_width * (config.head.prelogits or 0)
     if "map" in config.head.parts:  # keys and values of all tokens, the rest for the probe alone
         one = 2 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width
         head += one + 2 * tokens * width * width + 2 * tokens * width
-    return 2 * (embedding + encoder.layers * (dense + attention) + head)
+    return 2 * (embedding + encoder.layers * dense + head) + attention_flops(config)
+
+
+def attention_flops(config: ViTConfig) -> int:
+    """Those of ``flops`` that grow with N^2: queries times keys and weights times values, in all layers.
+
+    Relative positions add queries times their table, which without a clip grows with N as well.
+    """
+    width, tokens = config.encoder.width, config.sequence
+    products = 2 * tokens * tokens * width
+    if config.position.kind in RELATIVE:
+        products += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
+    return 2 * config.encoder.layers * products
 
 
 def weight_bytes(config: ViTConfig, number: int = 4) -> int:

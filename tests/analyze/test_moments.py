@@ -35,6 +35,7 @@ def test_any_batching_is_numpy_and_scipy(
     moments = gathered(values, data.draw(st.lists(st.integers(0, images), max_size=6)))  # equal cuts: empty batches
     assert moments.count == images
     np.testing.assert_allclose(moments.mean, values.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.variance, values.var(axis=0, ddof=1), rtol=1e-9, atol=1e-12)
     expected = scipy.stats.t.interval(level, images - 1, values.mean(axis=0), scipy.stats.sem(values, axis=0))
     for found, bound in zip(moments.interval(level), expected, strict=True):
         np.testing.assert_allclose(found, bound, rtol=1e-9, atol=1e-12)

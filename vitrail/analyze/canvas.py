@@ -9,6 +9,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+import numpy as np
+
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,11 +67,6 @@ def require() -> None:
     _matplotlib()
 
 
-def require() -> None:
-    """Raise UserError where matplotlib is not installed, before work is done for a figure."""
-    _matplotlib()
-
-
 def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
     """Have ``draw`` run in the style: matplotlib asks for much of it only when a title or a legend is made.
 
@@ -95,6 +92,47 @@ def figure(
     made = _matplotlib().figure.Figure(figsize=size, layout="constrained")
     axes = made.subplots(rows, columns, squeeze=False, **options)
     return made, list(axes.ravel())
+
+
+def legend(drawn: Figure, axes: Axes) -> None:
+    """The labels of one panel under all of them, where no data can be hidden."""
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+
+
+def percent(share: float, _: object = None) -> str:
+    """A share in [0, 1] as text, for labels and as the format of an axis."""
+    return f"{100 * share:.3g} %"
+
+
+def layer_ticks(axes: Axes, layers: int) -> None:
+    """Layers, counted from 1, along the x axis."""
+    axes.set_xticks(range(1, layers + 1, 1 if layers <= 16 else -(-layers // 12)))
+    axes.set_xlabel("layer")
+
+
+def heads(
+    axes: Axes,
+    mean: Any,
+    low: Any,
+    high: Any,
+    colour: str,
+    label: str = "",
+    within: tuple[float, float] = (-0.28, 0.28),
+) -> None:
+    """A dot for each head at its layer, counted from 1, with its interval unless some are nan: arrays (L, K).
+
+    The heads of a layer stand side by side ``within`` its mark, the least first, so that the intervals can be seen.
+    """
+    layers, count = mean.shape
+    depth = np.arange(1, layers + 1)
+    order = np.argsort(mean, axis=1)
+    dots, low, high = (np.take_along_axis(values, order, axis=1) for values in (mean, low, high))
+    across = depth[:, None] + (np.linspace(*within, count) if count > 1 else np.full(1, sum(within) / 2))
+    if np.isfinite(low).all():
+        spread = np.stack([(dots - low).ravel(), (high - dots).ravel()])
+        axes.errorbar(across.ravel(), dots.ravel(), spread, fmt="none", ecolor=colour, lw=1, alpha=0.6)
+    axes.scatter(across, dots, s=16 if mean.size <= 144 else 7, color=colour, label=label or None, zorder=3)
+    layer_ticks(axes, layers)
 
 
 def picture_only(axes: Axes) -> None:

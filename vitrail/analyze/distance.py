@@ -82,21 +82,12 @@ class AttentionDistance(Finding):
     def plot(self) -> Figure:
         """A dot for each head at its layer, the layers' means, and the distance of uniform attention."""
         drawn, (axes,) = canvas.figure(size=(5.2, 3.4))
-        layers, heads = self.mean.shape
-        depth = np.arange(1, layers + 1)
-        # The heads of a layer side by side, the nearest first, so that their intervals can be seen.
-        order = np.argsort(self.mean, axis=1)
-        mean, low, high = (np.take_along_axis(values, order, axis=1) for values in (self.mean, self.low, self.high))
-        beside = depth[:, None] + (np.linspace(-0.28, 0.28, heads) if heads > 1 else np.zeros(1))
-        if np.isfinite(low).all():
-            spread = np.stack([(mean - low).ravel(), (high - mean).ravel()])
-            axes.errorbar(beside.ravel(), mean.ravel(), spread, fmt="none", ecolor=canvas.BLUE, lw=1, alpha=0.6)
-        axes.scatter(beside, mean, s=16, color=canvas.BLUE, label="a head", zorder=3)
+        canvas.heads(axes, self.mean, self.low, self.high, canvas.BLUE, "a head")
+        depth = np.arange(1, len(self.mean) + 1)
         axes.plot(depth, self.mean.mean(axis=1), color=canvas.AMBER, lw=2, label="mean of the layer")
         axes.axhline(self.uniform, color=canvas.SOFT, lw=1, ls=(0, (5, 4)), label="uniform attention")
-        axes.set(xlabel="layer", ylabel="mean attention distance, pixels", title="Attention distance")
+        axes.set(ylabel="mean attention distance, pixels", title="Attention distance")
         axes.set_ylim(0, 1.12 * max(self.uniform, float(self.mean.max())))
-        axes.set_xticks(depth if layers <= 16 else depth[:: -(-layers // 12)])
         axes.legend(loc="lower right", fontsize=8)
         return drawn
 

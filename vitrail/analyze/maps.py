@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
+from vitrail.config import Size
 from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
 from vitrail.model.resnet import ResNet
@@ -29,6 +31,19 @@ def feature_maps(model: nn.Module) -> Maps:
     if isinstance(model, ResNet):
         return lambda images: _stages(model, images)
     return lambda images: _given(model, images)
+
+
+def stride(size: Size, features: Tensor) -> tuple[Fraction, Fraction]:
+    """Pixels from one cell of a map (B, D, h, w) to the next, down and across, for images of ``size``.
+
+    A whole number, though padding or the lack of it leaves H / h near one only; of a map finer than the
+    image, a whole part of a pixel.
+    """
+    down, across = (
+        Fraction(max(1, round(pixels / cells)), max(1, round(cells / pixels)))
+        for pixels, cells in zip(size, features.shape[2:], strict=True)
+    )
+    return down, across
 
 
 def _blocks(model: VisionTransformer, images: Tensor) -> list[tuple[str, Tensor]]:

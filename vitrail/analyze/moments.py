@@ -53,6 +53,11 @@ class Moments:
             raise UserError("There is no image to look at: name a folder that holds some.")
         return self._mean.copy()
 
+    @property
+    def variance(self) -> Array:
+        """Over images, unbiased, of ``shape``; NaN for fewer than two."""
+        return self._scatter / (self.count - 1) if self.count > 1 else np.full_like(self._scatter, np.nan)
+
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """Student's t interval of the mean over images: low and high, each of ``shape``; NaN for one image.
 

@@ -39,6 +39,8 @@ class Statistic(ABC):
 def observe(forward: Forward, batches: Iterable[Tensor], statistics: Sequence[Statistic]) -> int:
     """Run ``forward`` over batches of images once, for all statistics together; returns the number of images.
 
+    If ``forward`` runs in half precision (autocast), the arithmetic of the statistics does not.
+
     No gradients are recorded.
 
     Raises:
@@ -46,9 +48,10 @@ def observe(forward: Forward, batches: Iterable[Tensor], statistics: Sequence[St
     """
 
     def receive(kind: Kind, layer: int, values: Tensor) -> None:
-        for statistic in statistics:
-            if layer in (statistic.attention if kind == "attention" else statistic.blocks):
-                statistic.receive(kind, layer, values)
+        with torch.autocast(values.device.type, enabled=False):
+            for statistic in statistics:
+                if layer in (statistic.attention if kind == "attention" else statistic.blocks):
+                    statistic.receive(kind, layer, values)
 
     attention = {layer for statistic in statistics for layer in statistic.attention}
     blocks = {layer for statistic in statistics for layer in statistic.blocks}

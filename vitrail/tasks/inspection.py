@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.analyze.attention import Rollout, attention_weights, relevance, to_patches, usual_query
@@ -30,28 +29,22 @@ from vitrail.analyze.receptive import ReceptiveField, receptive_field
 from vitrail.analyze.receptive import compare as compare_fields
 from vitrail.analyze.scaling import Scaling, scaling
 from vitrail.analyze.similarity import LayerSimilarity, MinibatchCKA
-from vitrail.analyze.stream import Kind, Statistic, observe
+from vitrail.analyze.stream import Statistic, observe
 from vitrail.config import (
-    ABSOLUTE,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    STEMS,
     Preprocessing,
-    ResNetConfig,
     Size,
     parse_size,
     suggestion,
 )
 from vitrail.errors import UserError
-from vitrail.model.build import build
-from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
-from vitrail.report.explorer import Attention, Explorer, ExplorerPhoto, TokenGrid
 from vitrail.report.terminal import Show
 from vitrail.runtime.forward import Runner, pick_device
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.pictures import Pictures, Shown
-from vitrail.tasks.report import jpeg_uri
+from vitrail.tasks.untrained import CNNS, untrained
 
 TRACED = 16
 """Images run at a time while attention is looked at: explicit, it takes memory that fused does not."""
@@ -59,9 +52,6 @@ FEW = 6
 """Pictures that equivariance and receptive fields are measured on: they take many passes each."""
 SECONDS = 20.0
 """What measuring the cost may take."""
-
-_CNNS = {name: layers for (name, stride), layers in STEMS.items() if stride == 32}
-"""Untrained CNNs by name, to hold a Transformer against."""
 
 
 @dataclass(frozen=True)
@@ -163,27 +153,27 @@ class Inspection:
     @property
     def attention_distance(self) -> AttentionDistance:
         """How far each head looks, in pixels (article 6.3)."""
-        return self._streamed.distance.finding()
+        return self.streamed.distance.finding()
 
     @property
     def attention_entropy(self) -> AttentionEntropy:
         """How evenly each head looks, and what it gives to special tokens."""
-        return self._streamed.entropy.finding()
+        return self.streamed.entropy.finding()
 
     @property
     def layer_similarity(self) -> LayerSimilarity:
         """How alike the layers' outputs are (CKA)."""
-        return self._streamed.similarity.finding()
+        return self.streamed.similarity.finding()
 
     @property
     def token_norms(self) -> TokenNorms:
         """How long the patches' vectors are, and which are outliers."""
-        return self._streamed.norms.finding()
+        return self.streamed.norms.finding()
 
     @property
     def patch_components(self) -> PatchComponents:
         """The principal components of the last layer's patch features."""
-        return self._streamed.components.finding()
+        return self.streamed.components.finding()
 
     @cached_property
     def attention_maps(self) -> AttentionMaps:
@@ -194,7 +184,7 @@ class Inspection:
         maps: dict[str, list[Tensor]] = {f"layer {layer + 1}": [], "rollout": []}
         notes: list[str] = []
         asked_by = "the class token" if query == "class" else "the average patch"
-        for one in self._shown:
+        for one in self.shown:
             image = one.image[None].to(self.device)
             rolled = Rollout(config.encoder.layers)
             with torch.inference_mode():
@@ -210,8 +200,8 @@ class Inspection:
             notes.append("The model has no trained classifier, so there is no map for a class.")
         notes.append(f"Asked by {asked_by}.")
         return AttentionMaps(
-            pictures=np.stack([np.asarray(one.picture) for one in self._shown]),
-            names=tuple(one.name for one in self._shown),
+            pictures=np.stack([np.asarray(one.picture) for one in self.shown]),
+            names=tuple(one.name for one in self.shown),
             maps={name: torch.stack(values).cpu().numpy() for name, values in maps.items()},
             notes=tuple(notes),
         )
@@ -258,44 +248,9 @@ class Inspection:
         resolutions = [(side * ph, side * pw) for side in (7, 10, 14, 20, 28, 40)]
         return scaling(config, resolutions, [(ph // stride, pw // stride)], budget_seconds=SECONDS)
 
-    @property
-    def explorer(self) -> Explorer:
-        """The shown pictures with all their attention, for the page.
-
-        Raises:
-            UserError: there is no attention, or no picture.
-        """
-        self.check("attention-maps")
-        model, config = self.transformer, self.transformer.config
-        tokens, photos = TokenGrid(config.grid, config.cell, config.tokens), []
-        for one in self._shown:
-            packed = _Packing(tokens, config.encoder.layers)
-            rolled = Rollout(config.encoder.layers)
-            images = one.image[None].to(self.device)
-            observe(lambda batch, trace: model.encode(batch, 1, trace), [images], [packed, rolled])
-            rollout = tokens.pack(rolled.product.cpu().numpy())
-            photos.append(ExplorerPhoto(one.name, jpeg_uri(one.picture), packed.layers, rollout))
-        similarity = self.position_similarity if config.position.kind in ABSOLUTE else None
-        return Explorer(tokens, photos, None if similarity is None else similarity.similarity)
-
-    @property
-    def coloured(self) -> list[tuple[str, Image.Image, Image.Image]]:
-        """Name and picture of those shown, and their patches coloured by the first three components."""
-        found, model = self.patch_components, self.transformer
-        images = torch.stack([one.image for one in self._shown]).to(self.device)
-        features: list[Tensor] = []
-        covariance = self._streamed.components
-        with torch.inference_mode():
-            for image in torch.split(images, TRACED):
-                features.append(covariance.features(model.encode(image)[0]).cpu())
-        colours = (255 * found.colours(torch.cat(features).numpy())).astype(np.uint8)  # (n, h, w, 3)
-        return [
-            (one.name, one.picture, Image.fromarray(colour).resize(one.picture.size, Image.Resampling.NEAREST))
-            for one, colour in zip(self._shown, colours, strict=True)
-        ]
-
     @cached_property
-    def _shown(self) -> list[Shown]:
+    def shown(self) -> list[Shown]:
+        """The pictures whose attention is shown."""
         return self.pictures.shown(self.count)
 
     @property
@@ -309,24 +264,18 @@ class Inspection:
         return max(1, images.shape[3] // last.shape[3])
 
     def _beside(self, doing: str) -> Iterator[tuple[str, nn.Module]]:
-        """The model, and what has learned nothing: its like with random weights, and a CNN."""
-        models: dict[str, Callable[[], nn.Module]] = {self.name: lambda: self.model}
-        channels = len(self.pictures.how.mean)
-        if isinstance(self.model, VisionTransformer):
-            config = self.model.config
-            models["the same, random weights"] = lambda: build(config)
-        models["ResNet-50, random weights"] = lambda: ResNet(ResNetConfig(_CNNS["R50"]), channels)
+        """The model, and those that have learned nothing."""
+        others = untrained(self.model, len(self.pictures.how.mean))
         with self.show.progress(doing, unit="model") as advance:
-            for number, (name, make) in enumerate(models.items()):
-                advance(number, len(models))
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
-                    model = make()
-                yield name, model.to(self.device).eval()
-            advance(len(models), len(models))
+            advance(0, 1 + len(others))
+            yield self.name, self.model
+            for number, (name, make) in enumerate(others.items(), 1):
+                advance(number, 1 + len(others))
+                yield name, make().to(self.device).eval()
+            advance(1 + len(others), 1 + len(others))
 
     @cached_property
-    def _streamed(self) -> Streamed:
+    def streamed(self) -> Streamed:
         """All that one forward pass a picture gives."""
         self.check("attention-distance")
         model = self.transformer
@@ -374,19 +323,6 @@ class Streamed:
         return [self.distance, self.entropy, self.similarity, self.norms, self.components]
 
 
-class _Packing(Statistic):
-    """Each layer's attention for one picture, as small as the page holds it."""
-
-    def __init__(self, tokens: TokenGrid, layers: int) -> None:
-        self.attention = range(layers)
-        self.tokens = tokens
-        self.layers: list[Attention] = []
-
-    def receive(self, kind: Kind, layer: int, values: Tensor) -> None:
-        """Attention weights (1, K, N, N)."""
-        self.layers.append(self.tokens.pack(values[0].float().cpu().numpy()))
-
-
 def _shifts(cell: int) -> list[int]:
     """Pixels to shift by, up to two cells, by about a quarter of one; halves and wholes are among them."""
     return sorted({*range(0, 2 * cell + 1, max(1, round(cell / 4))), cell // 2, cell, 2 * cell})
@@ -430,8 +366,8 @@ def inspect(
     """
     show = Show(quiet)
     size = None if resolution is None else parse_size(resolution)
-    if isinstance(model, str) and model in _CNNS and not os.path.exists(model):
-        name, model = f"{model}, random weights", ResNet(ResNetConfig(_CNNS[model]), 3)
+    if isinstance(model, str) and model in CNNS and not os.path.exists(model):
+        name, model = f"{model}, random weights", CNNS[model]()
     elif isinstance(model, nn.Module):
         name = type(model).__name__
     if isinstance(model, nn.Module):

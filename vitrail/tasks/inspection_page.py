@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrail.analyze.attention import Rollout
 from vitrail.analyze.canvas import inline_svg
 from vitrail.analyze.finding import Finding
-from vitrail.config import size_text
+from vitrail.analyze.stream import Kind, Statistic, observe
+from vitrail.config import ABSOLUTE, size_text
 from vitrail.cost import parameters
 from vitrail.errors import UserError
 from vitrail.model.vision import VisionTransformer
+from vitrail.report.explorer import Attention, Explorer, ExplorerPhoto, TokenGrid
 from vitrail.report.inspection import Drawing, Facts, Picture, Section
 from vitrail.report.inspection import Inspection as Page
 from vitrail.report.terminal import percent
@@ -105,7 +113,7 @@ def page(
             sections.append(Section(part, TITLES[part], absent=absent[part]))
     explorer, why_not = None, ""
     try:
-        explorer = inspection.explorer
+        explorer = _explorer(inspection)
     except UserError as error:
         why_not = str(error)
     return Page(inspection.name, _facts(inspection), len(inspection.pictures), sections, explorer, why_not)
@@ -116,8 +124,11 @@ def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure)
     strips = []
     if part == "patch-components":
         strips = [
-            [Picture(name, jpeg_uri(picture)), Picture("components", jpeg_uri(colours))]
-            for name, picture, colours in inspection.coloured
+            [
+                Picture(label, jpeg_uri(image))
+                for name, picture, colours in _coloured(inspection)
+                for label, image in ((name, picture), ("its components", colours))
+            ]
         ]
     caption = f"figures/{part}.png and .svg; the numbers are in numbers/{part}.parquet and .json."
     alt = f"{TITLES[part]}: " + "; ".join(f"{term} {value}" for term, value in facts)
@@ -125,24 +136,69 @@ def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure)
     return Section(part, TITLES[part], TEXTS[part], [figure], facts, strips)
 
 
+def _explorer(inspection: Inspection) -> Explorer:
+    """The shown pictures with all their attention.
+
+    Raises:
+        UserError: there is no attention, or no picture.
+    """
+    inspection.check("attention-maps")
+    model, config = inspection.transformer, inspection.transformer.config
+    tokens, photos = TokenGrid(config.grid, config.cell, config.tokens), []
+    for one in inspection.shown:
+        packed, rolled = _Packing(tokens, config.encoder.layers), Rollout(config.encoder.layers)
+        observe(
+            lambda batch, trace: model.encode(batch, 1, trace),
+            [one.image[None].to(inspection.device)],
+            [packed, rolled],
+        )
+        rollout = tokens.pack(rolled.product.cpu().numpy())
+        photos.append(ExplorerPhoto(one.name, jpeg_uri(one.picture), packed.layers, rollout))
+    known = config.position.kind in ABSOLUTE
+    return Explorer(tokens, photos, inspection.position_similarity.similarity if known else None)
+
+
+class _Packing(Statistic):
+    """Each layer's attention for one picture, as small as the page holds it."""
+
+    def __init__(self, tokens: TokenGrid, layers: int) -> None:
+        self.attention = range(layers)
+        self.tokens = tokens
+        self.layers: list[Attention] = []
+
+    def receive(self, kind: Kind, layer: int, values: Tensor) -> None:
+        """Attention weights (1, K, N, N)."""
+        self.layers.append(self.tokens.pack(values[0].float().cpu().numpy()))
+
+
+def _coloured(inspection: Inspection) -> list[tuple[str, Image.Image, Image.Image]]:
+    """Name and picture of those shown, and their patches coloured by the first three components."""
+    covariance, features = inspection.streamed.components, list[Tensor]()
+    with torch.inference_mode():
+        for one in inspection.shown:
+            last = inspection.transformer.encode(one.image[None].to(inspection.device))[0]  # (1, N, D)
+            features.append(covariance.features(last).cpu())
+    colours = inspection.patch_components.colours(torch.cat(features).numpy())  # (n, h, w, 3)
+    return [
+        (one.name, one.picture, Image.fromarray(colour).resize(one.picture.size, Image.Resampling.NEAREST))
+        for one, colour in zip(inspection.shown, (255 * colours).astype(np.uint8), strict=True)
+    ]
+
+
 def _facts(inspection: Inspection) -> Facts:
-    facts = [("Pictures", f"{len(inspection.pictures)}" if len(inspection.pictures) else "none")]
     model = inspection.model
     if isinstance(model, VisionTransformer):
         config = model.config
         encoder, position = config.encoder, config.position
-        facts = [
+        return [
             ("Model", f"Vision Transformer, {encoder.layers} layers of width {encoder.width}, {encoder.heads} heads"),
             ("Parameters", f"{parameters(config) / 1e6:.1f} M"),
             ("Input", f"{size_text(config.image_size)} pixels, patches of {size_text(config.cell)}"),
             ("Tokens", f"a grid of {size_text(config.grid)}; special: {', '.join(config.tokens) or 'none'}"),
             ("Positions", f"{position.kind}, {position.place}"),
-            *facts,
         ]
-    else:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        facts = [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M"), *facts]
-    return facts
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M")]
 
 
 def _of_distance(summary: dict[str, Any]) -> Facts:
