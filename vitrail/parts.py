@@ -1,12 +1,13 @@
-"""The parts that architectures are put together from: frozen dataclasses, no torch.
+"""The parts that architectures are put together from, and what adapts them: frozen dataclasses, no torch.
 
 ``config.py`` offers them too, beside the architectures themselves.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vitrail.errors import UserError
 
@@ -36,6 +37,10 @@ Resampling = Literal[
     "bicubic-antialias",  # timm from a state dict
     "bicubic-offset",  # the original DINO and DINOv2: a scale factor with +0.1 on the size
 ]
+
+Role = Literal["q", "k", "v", "out", "fc1", "fc2"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""What a dense layer of a block does: queries, keys, values, the projection after attention, the MLP's two."""
 
 
 @dataclass(frozen=True)
@@ -165,3 +170,43 @@ class ResNetConfig:
     def outputs(self) -> int:
         """Channels of the feature map."""
         return 4 * self.width << (len(self.layers) - 1)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (2106.09685, section 4.1): W x becomes W x + scale B A x, of which A and B alone learn."""
+
+    rank: int
+    """r: rows of A and columns of B."""
+    alpha: float
+    """The scale is alpha / r."""
+    roles: tuple[Role, ...]
+    """Which matrices are adapted; the paper's choice is queries and values (section 7.1)."""
+    dropout: float = 0.0
+    """Of what A sees, as in the paper's code."""
+    layers: tuple[int, ...] | None = None
+    """In which layers, counted from 0; None: in all."""
+    stabilised: bool = False
+    """The scale is alpha / sqrt(r) instead (rsLoRA, 2312.03732)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
+            raise UserError(
+                f"LoRA needs a rank of at least 1 and an alpha above 0, not {self.rank} and {self.alpha}: "
+                "8 is usual for either."
+            )
+        if unknown := [role for role in self.roles if role not in ROLES]:
+            raise UserError(f"LoRA knows no role {unknown[0]!r}: choose among {', '.join(ROLES)}.")
+        if not self.roles or len(set(self.roles)) < len(self.roles):
+            raise UserError(
+                f"LoRA needs roles to adapt, each once, not {list(self.roles)}: q and v are the usual ones."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"dropout must lie in [0, 1), not {self.dropout}.")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise UserError(f"LoRA needs layers to adapt, each once, not {list(self.layers)}: leave them out for all.")
+
+    @property
+    def scale(self) -> float:
+        """What B A x is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.stabilised else self.rank)

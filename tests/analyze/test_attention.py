@@ -33,7 +33,7 @@ Images = Callable[[VisionTransformer, int], Tensor]
 
 
 def weights_by_hand(model: VisionTransformer, images: Tensor) -> list[np.ndarray]:
-    """softmax(q k^T / sqrt(D/K)) in numpy, from what goes into each attention; for models whose positions are added."""
+    """softmax(q k^T / sqrt(D/K) + bias) in numpy, image by image and head by head."""
     inputs: list[Tensor] = []
     handles = [
         module.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
@@ -44,25 +44,25 @@ def weights_by_hand(model: VisionTransformer, images: Tensor) -> list[np.ndarray
     for handle in handles:
         handle.remove()
     found = []
-    for block, x in zip(model.encoder.blocks, inputs, strict=True):
-        attention = block.attention
-        q, k, _ = np.split(attention.qkv(x).detach().double().numpy(), 3, axis=-1)
-        B, N, D = q.shape
-        each = D // attention.heads
+    for layer, (block, x) in enumerate(zip(model.encoder.blocks, inputs, strict=True)):
+        attention, relation = block.attention, model.position.relation(layer) or Relation()
+        B, N, D = x.shape
+        heads = [part.reshape(B, N, attention.heads, -1).transpose(1, 2) for part in attention.qkv(x).chunk(3, -1)]
+        q, k = relation.rotate(heads[0], heads[1])  # (B, K, N, D/K)
+        bias = relation.bias(q, slice(0, N))
         weights = np.empty((B, attention.heads, N, N))
-        for b in range(B):
-            for head in range(attention.heads):
-                part = slice(head * each, (head + 1) * each)
-                logits = q[b, :, part] @ k[b, :, part].T / each**0.5
-                exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-                weights[b, head] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        for b, head in np.ndindex(B, attention.heads):
+            logits = q[b, head].detach().double().numpy() @ k[b, head].detach().double().numpy().T
+            logits = logits / (D / attention.heads) ** 0.5
+            if bias is not None:
+                logits += bias[b, head].detach().double().numpy()
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            weights[b, head] = exponentials / exponentials.sum(axis=1, keepdims=True)
         found.append(weights)
     return found
 
 
 def test_the_weights_are_the_softmax_although_the_model_runs_fused(images: Images, model: VisionTransformer) -> None:
-    if model.config.position.kind != "learned-1d":
-        pytest.skip("positions that act inside attention are held to references in tests/model")
     batch = images(model, 3)
     for ours, theirs in zip(attention_weights(model, batch), weights_by_hand(model, batch), strict=True):
         assert np.abs(ours.detach().numpy() - theirs).max() < 1e-5

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import vitrail
 from vitrail.analyze.finding import Finding
-from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, Preprocessing, ViTConfig
+from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, PositionKind, Preprocessing, Token, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
@@ -156,19 +156,19 @@ def test_without_pictures_there_is_what_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [(), ("class", "register")])
-@pytest.mark.parametrize("kind", ["none", "rope-2d", "sincos-2d"])
-def test_models_of_other_outlines(photos: Path, kind: str, tokens: tuple[str, ...], tmp_path: Path) -> None:
-    parts = ("class",) if tokens else ("mean",)
-    config = replace(
-        CONFIG,
-        position=PositionConfig(kind),
-        tokens=tokens,
-        head=HeadConfig(parts, classes=0),  # type: ignore[arg-type]
-    )
-    result = write_inspection(inspected(photos, config), tmp_path / "out")
-    assert ("position-similarity" in result.absent) == (kind == "none")
-    if kind == "none":
-        assert "no position information" in result.absent["position-similarity"]
+@pytest.mark.parametrize("kind", ["none", "rope-2d", "relative-1d"])
+def test_models_of_other_outlines(photos: Path, kind: PositionKind, tokens: tuple[Token, ...]) -> None:
+    head = HeadConfig(("class",) if tokens else ("mean",))
+    config = replace(CONFIG, position=PositionConfig(kind), tokens=tokens, head=head)
+    found = inspected(photos, config)
+    for part in PARTS:
+        if (part, kind) == ("position-similarity", "none"):
+            with pytest.raises(UserError, match="no position information"):
+                found.find(part)
+        else:
+            found.find(part)
+    assert list(found.attention_maps.maps) == ["layer 3", "rollout"]
+    assert found.attention_maps.notes[0] == "The model has no trained classifier, so there is no map for a class."
 
 
 def test_what_is_wrong_is_said_in_a_sentence(photos: Path, tmp_path: Path) -> None:

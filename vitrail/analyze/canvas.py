@@ -131,7 +131,7 @@ def heads(
     if np.isfinite(low).all():
         spread = np.stack([(dots - low).ravel(), (high - dots).ravel()])
         axes.errorbar(across.ravel(), dots.ravel(), spread, fmt="none", ecolor=colour, lw=1, alpha=0.6)
-    axes.scatter(across, dots, s=16 if mean.size <= 144 else 7, color=colour, label=label or None, zorder=3)
+    axes.scatter(across, dots, s=12 if mean.size <= 144 else 6, color=colour, label=label or None, zorder=3)
     layer_ticks(axes, layers)
 
 

@@ -184,6 +184,11 @@ def _check(features: Array, labels: Array, parts: tuple[Part, ...]) -> None:
             f"Class number {counts.argmin()} has too few images to train on, {counts.min()}: every class needs "
             "at least 2, so add photos or leave the class out."
         )
+    check_finite(features)
+
+
+def check_finite(features: Array) -> None:
+    """Raise UserError unless all numbers of (n, ...) features are finite; the first image at fault is named."""
     finite = np.fromiter((np.isfinite(row).all() for row in features), bool, len(features))
     if not finite.all():
         raise UserError(

@@ -77,13 +77,8 @@ class HuggingFace(TwoWay):
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``: what ``AutoModelForImageClassification`` and ``AutoImageProcessor`` load."""
         config = card.architecture
-        kind = _kind(card)
-        words = _WORDS | _WORDS_OF[kind]
-        if not config.head.classes:
-            words["a head on"] = (("class",),)
-        refuse_unsayable("transformers", words, config)
-        prefix = f"{kind}." if config.head.classes else ""
-        theirs = translate_back(_rules(kind, config, prefix, "disk"), config, tensors)
+        kind, prefix = kind_of(card)
+        theirs = translate_back(naming(kind, config, prefix, "disk"), config, tensors)
         if kind.startswith("dinov2"):  # which only pretraining uses, but the class has a place for it
             theirs[f"{prefix}embeddings.mask_token"] = torch.zeros(1, config.encoder.width)
         processor = _processor(card.preprocessing)
@@ -112,8 +107,22 @@ _WORDS_OF: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-def _kind(card: ModelCard) -> str:
-    """The model type that has words for a model, or most of them; MAE's encoder is one until it has a head."""
+def kind_of(card: ModelCard) -> tuple[str, str]:
+    """The model type that has words for all of a model, and the prefix of all names but the head's.
+
+    Raises:
+        UserError: there is none; what it has no words for is named.
+    """
+    kind = _nearest(card)
+    words = _WORDS | _WORDS_OF[kind]
+    if not card.architecture.head.classes:
+        words["a head on"] = (("class",),)
+    refuse_unsayable("transformers", words, card.architecture)
+    return kind, f"{kind}." if card.architecture.head.classes else ""
+
+
+def _nearest(card: ModelCard) -> str:
+    """The model type that has words for most of a model; MAE's encoder is one until it has a head."""
     config = card.architecture
     if card.provenance.get("model_type") == "vit_mae" and not config.head.classes:
         return "vit_mae"
@@ -154,7 +163,7 @@ def understand(
         class_names=class_names,
         provenance={**provenance, "dialect": "huggingface", "model_type": kind},
         tensors=tensors,
-        rules=_rules(kind, architecture, prefix, layout),
+        rules=naming(kind, architecture, prefix, layout),
         ignored=_IGNORED,
     )
 
@@ -255,7 +264,8 @@ _NAMES = {
 """What a block's parts are called in files, and by transformers 5 in memory."""
 
 
-def _rules(kind: str, config: ViTConfig, prefix: str, layout: str) -> list[Rule]:
+def naming(kind: str, config: ViTConfig, prefix: str, layout: str) -> list[Rule]:
+    """How a model type's names map to ours: as on ``disk``, or as transformers ``5`` has them in memory."""
     names: dict[str, Any] = dict(_NAMES[layout])
     if kind.startswith("dinov2"):
         names |= {"block": "encoder.layer.{l}", "norm1": "norm1", "norm2": "norm2"}
