@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from vitrail.config import Augmentation, Preprocessing
+from vitrail.config import Preprocessing
 from vitrail.data.preprocess import preprocess
+from vitrail.settings import Augmentation
 
 _GREY = (124, 116, 104)
 """What comes in from beyond the edge: ImageNet's mean colour."""

@@ -15,11 +15,12 @@ import jinja2
 import numpy as np
 
 from vitrail import __version__
-from vitrail.config import FinetuneSettings, Size, size_text
+from vitrail.config import Size, size_text
 from vitrail.evaluate.metrics import ClassAccuracy, calibration_error, wilson
 from vitrail.report.figures import RAMP, Line, heat_map, lines, reliability, scale, whisker
 from vitrail.report.run import Alike, Epoch, Predicted, Run, Suspected
 from vitrail.report.terminal import duration, interval, percent
+from vitrail.settings import FinetuneSettings
 
 MOST_PICTURES = 24
 """Photos, or pairs of them, that a section shows."""

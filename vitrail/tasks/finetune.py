@@ -14,16 +14,7 @@ import torch
 from vitrail import __version__
 from vitrail.atomic import refuse_existing, refuse_unwritable
 from vitrail.cache import cache_dir
-from vitrail.config import (
-    FinetuneSettings,
-    HeadConfig,
-    Part,
-    Resampling,
-    Size,
-    TrainSettings,
-    parse_size,
-    size_text,
-)
+from vitrail.config import HeadConfig, Part, Resampling, Size, parse_size, size_text
 from vitrail.cost import flops, parameters
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import Dataset, Sample, open_dataset
@@ -31,6 +22,7 @@ from vitrail.errors import UserError
 from vitrail.evaluate.metrics import evaluate_logits
 from vitrail.evaluate.probe import Probe, fit_probe
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent, show_evaluation
+from vitrail.settings import FinetuneSettings, TrainSettings
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract, measured_speed
 from vitrail.tasks.findings import find

@@ -13,11 +13,11 @@ import yaml
 
 from vitrail import __version__
 from vitrail.atomic import new_folder
-from vitrail.config import FinetuneSettings
 from vitrail.data.sources import Dataset, write_split
 from vitrail.evaluate.metrics import Evaluation
 from vitrail.evaluate.probe import Probe
 from vitrail.record import to_dict
+from vitrail.settings import FinetuneSettings
 from vitrail.tasks.findings import Findings, write_findings
 from vitrail.tasks.training import Trained
 from vitrail.weights.load import Loaded

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.config import Augmentation, FinetuneSettings, Preprocessing, TrainSettings, suggestion
+from vitrail.config import Preprocessing, suggestion
 from vitrail.data.batches import batches
 from vitrail.data.order import steps_per_epoch
 from vitrail.data.read import UnreadableImage, read_image
@@ -27,8 +27,9 @@ from vitrail.record import from_dict, to_dict
 from vitrail.report.board import tensorboard
 from vitrail.report.terminal import Show, duration
 from vitrail.runtime.forward import Runner
-from vitrail.train.loop import train
-from vitrail.train.optimizer import adamw
+from vitrail.settings import Augmentation, FinetuneSettings, TrainSettings
+from vitrail.train.loop import Step, train
+from vitrail.train.state import State
 from vitrail.train.trainable import train_only
 
 SEEN = 50_000
@@ -42,6 +43,10 @@ FEW = 20
 """Photos a class below which ``auto`` leaves the model as it is."""
 LOOKS = 10
 """How often at most the held-out photos are looked at while training."""
+TUNABLE = {"learning_rate", "weight_decay", "layer_decay", "warmup", "clip", "average", "accumulate"} | {
+    entry.name for entry in dataclasses.fields(Augmentation)
+}
+"""Settings that ``tuning`` may change."""
 
 
 def usual_epochs(photos: int) -> int:
@@ -75,10 +80,7 @@ def tune(usual: TrainSettings, tuning: Mapping[str, float]) -> tuple[TrainSettin
     Raises:
         UserError: there is no such field, or a value has the wrong type.
     """
-    fields = {
-        cls: {entry.name for entry in dataclasses.fields(cls)} - {"steps", "batch_size", "seed"}
-        for cls in (TrainSettings, Augmentation)
-    }
+    fields = {cls: {entry.name for entry in dataclasses.fields(cls)} & TUNABLE for cls in (TrainSettings, Augmentation)}
     if unknown := set(tuning) - set().union(*fields.values()):
         name = sorted(unknown)[0]
         raise UserError(f"There is no setting {name!r}{suggestion(name, sorted(set().union(*fields.values())))}.")
@@ -137,54 +139,55 @@ def train_classifier(
     model = runner.model
     per_epoch = steps_per_epoch(len(samples), settings.batch_size)
     epochs = settings.epochs or usual_epochs(len(samples))
-    usual = TrainSettings(epochs * per_epoch, settings.batch_size, seed=settings.seed)
+    usual = TrainSettings(epochs * per_epoch, settings.batch_size, seed=settings.seed, bf16=runner.bf16)
     train_settings, policy = tune(usual, settings.tuning)
     trained = train_only(model, model.depth, lowest_trained(method, model.config.encoder.layers))
     objective = Supervised(how, policy)
-    optimizer = adamw(model, model.depth, train_settings, top=model.config.encoder.layers + 1)
+    state = State.start(model, objective.modules, train_settings, model.depth, top=model.config.encoder.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     truth = np.array([sample.label for sample in held_out])
     shadow = Runner(copy.deepcopy(model), runner.device, runner.bf16)
     every = -(-epochs // LOOKS)
     lines: list[dict[str, Any]] = []
-    losses, correct, seen = 0.0, 0, 0
+    losses, correct, seen = 0.0, 0.0, 0
     start = clock = time.perf_counter()
     evaluating = 0.0
 
     def view(sample: int, chance: np.random.Generator) -> Tensor:
         return objective.views(_read(samples[sample].path), chance)
 
+    def follow(step: Step) -> None:
+        nonlocal losses, correct, seen, clock, evaluating
+        losses += step.loss * step.images
+        correct += step.metrics["accuracy"] * step.images
+        seen += step.images
+        advance(step.done, losses / seen, correct / seen, seen / (time.perf_counter() - clock))
+        if step.done % per_epoch:
+            return
+        line = {
+            "epoch": step.epoch + 1,
+            "step": step.done,
+            "loss": losses / seen,
+            "train_accuracy": correct / seen,
+            "lr": step.learning_rate,
+            "images_per_second": seen / (time.perf_counter() - clock),
+        }
+        if (step.epoch + 1) % every == 0 or step.epoch + 1 == epochs:
+            pause = time.perf_counter()
+            shadow.model.load_state_dict(state.averaged())
+            logits = classify(shadow, how, held_out, settings.batch_size)
+            line["val_accuracy"] = float((logits.argmax(axis=1) == truth).mean())
+            evaluating += time.perf_counter() - pause
+        lines.append(line)
+        write(step.done, {name: value for name, value in line.items() if name not in ("epoch", "step")})
+        losses, correct, seen = 0.0, 0.0, 0
+        clock = time.perf_counter()
+
     board_folder = None if settings.tensorboard is None else Path(settings.tensorboard)
     with tensorboard(board_folder) as write, show.training(train_settings.steps) as advance:
-        for step, average in train(
-            model, objective, view, labels, optimizer, train_settings, runner.device, runner.bf16
-        ):
-            losses += step.loss * step.images
-            correct += step.correct
-            seen += step.images
-            advance(step.done, losses / seen, correct / seen, seen / (time.perf_counter() - clock))
-            if step.done % per_epoch:
-                continue
-            line = {
-                "epoch": step.epoch + 1,
-                "step": step.done,
-                "loss": losses / seen,
-                "train_accuracy": correct / seen,
-                "lr": step.learning_rate,
-                "images_per_second": seen / (time.perf_counter() - clock),
-            }
-            if (step.epoch + 1) % every == 0 or step.epoch + 1 == epochs:
-                pause = time.perf_counter()
-                shadow.model.load_state_dict(average.state(model))
-                logits = classify(shadow, how, held_out, settings.batch_size)
-                line["val_accuracy"] = float((logits.argmax(axis=1) == truth).mean())
-                evaluating += time.perf_counter() - pause
-            lines.append(line)
-            write(step.done, {name: value for name, value in line.items() if name not in ("epoch", "step")})
-            losses, correct, seen = 0.0, 0, 0
-            clock = time.perf_counter()
+        train(state, objective, view, labels, train_settings, runner.device, tell=follow)
     seconds = time.perf_counter() - start - evaluating
-    return Trained(average.state(model), lines, epochs * len(samples) / seconds, trained, train_settings, policy)
+    return Trained(state.averaged(), lines, epochs * len(samples) / seconds, trained, train_settings, policy)
 
 
 def classify(runner: Runner, how: Preprocessing, samples: Sequence[Sample], batch_size: int) -> np.ndarray:
