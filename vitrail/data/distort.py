@@ -70,6 +70,8 @@ def _jittered(image: Image.Image, policy: Distortion, chance: np.random.Generato
 
 def _turned(image: Image.Image, turns: float) -> Image.Image:
     """The picture with its hues shifted around the colour circle."""
+    if not (levels := round(256 * turns)):
+        return image  # there and back would round
     hue, saturation, value = image.convert("HSV").split()
-    hue = hue.point([(level + round(256 * turns)) % 256 for level in range(256)])
+    hue = hue.point([(level + levels) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
