@@ -25,13 +25,13 @@ class DINO(Objective[VisionTransformer]):
     """Cross-entropy of the student's outputs with the teacher's, which are centred and sharpened.
 
     Two departures from the paper: the views are the two large crops alone, since small ones would need
-    positions on a grid of their own (its table 8 says what that costs), and the teacher's temperature
-    is constant, as it is by default in the published code.
+    positions on a grid of their own, and the teacher's temperature is constant, as it is by default in
+    the published code.
 
     Args:
         model: which is to be trained, the student; the teacher starts as its copy.
         hidden, bottleneck, outputs: widths of the projection head (appendix C).
-        temperature, teacher_temperature: of the softmaxes (section 3.1, "implementation details").
+        temperature, teacher_temperature: of the softmaxes (equations 1 and 2).
         momentum: of the teacher at the start; it rises to 1.
         centring: momentum of the centre (equation 4).
     """
@@ -77,12 +77,11 @@ class DINO(Objective[VisionTransformer]):
         Told are the share of samples for which student and teacher find the same output the likeliest,
         and the entropy of the teacher's outputs in nats: 0, or the logarithm of their number, is collapse.
         """
-        images = views.flatten(0, 1)  # (2 B, C, H, W)
+        images, others = views.flatten(0, 1), views.flip(1).flatten(0, 1)  # (2 B, C, H, W) each
         student = self.head(model.features(images)).float()  # (2 B, outputs)
         with torch.no_grad():
-            teacher = self.teacher_head(self.teacher.features(images)).float()
+            teacher = self.teacher_head(self.teacher.features(others)).float()
             wanted = torch.softmax((teacher - self.centre.value) / self.teacher_temperature, dim=-1)
-            wanted = wanted.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # each view is held to the other's
             self.centre.take(teacher)
         guess = torch.log_softmax(student / self.temperature, dim=-1)
         loss = -(wanted * guess).sum(dim=-1).mean()

@@ -101,6 +101,7 @@ def colours(views: Tensor, how: Preprocessing, cell: Size) -> Tensor:
     pixels = (views * std + mean).float()
     means = F.avg_pool2d(pixels, cell).flatten(2)  # (B, C, h w)
     classes = torch.zeros_like(means[:, 0], dtype=torch.int64)
-    for level in (means * LEVELS).long().clamp(0, LEVELS - 1).unbind(1):
+    # The small number keeps a mean on a level's edge in it, whatever standardising has rounded.
+    for level in (means * LEVELS + 1e-5).long().clamp(0, LEVELS - 1).unbind(1):
         classes = classes * LEVELS + level
     return classes

@@ -12,7 +12,7 @@ from vitrail.config import Augmentation, ViTConfig
 from vitrail.errors import UserError
 
 CROP_AND_FLIP = Augmentation(smallest_crop=0.2, operations=0, erase=0.0, mixup=0.0, cutmix=0.0)
-"""MAE's augmentation (2111.06377, table 8): hiding patches makes views different enough."""
+"""MAE's augmentation (2111.06377, appendix A.1 and the published code): what is hidden differs each time."""
 
 
 def shuffled(chances: Sequence[np.random.Generator], patches: int) -> Tensor:

@@ -19,7 +19,7 @@ from vitrail.objectives.momentum import Policies, follow, follower, risen, two_v
 from vitrail.objectives.objective import Objective
 
 VIEWS: Policies = (Distortion(blur=1.0), Distortion(blur=0.1, solarize=0.2))
-"""BYOL's two distributions, as in the paper's section 4."""
+"""BYOL's two distributions, as in the published code."""
 
 
 class MoCoV3(Objective[VisionTransformer]):
@@ -29,10 +29,10 @@ class MoCoV3(Objective[VisionTransformer]):
 
     Args:
         model: which is to be trained; the momentum encoder starts as its copy.
-        hidden, outputs: widths of projector and predictor (section 4, "MLP heads").
-        temperature: of the softmax; 0.2 for ViT (algorithm 1, section 5).
-        momentum: at the start; it rises to 1 (section 5, "momentum").
-        freeze_patches: leave the patch embedding at random, without gradients (section 4.1).
+        hidden, outputs: widths of projector and predictor (section 5, "MLP heads").
+        temperature: of the softmax (equation 1).
+        momentum: of the momentum encoder at the start; it rises to 1.
+        freeze_patches: leave the patch embedding at random, without gradients (section 4.2).
     """
 
     in_batch = True

@@ -30,7 +30,7 @@ def follower(module: Module) -> Module:
 
 
 def risen(start: float, progress: float) -> float:
-    """A momentum that rises from ``start`` to 1 along half a cosine (BYOL, 2006.07733, section 3.2)."""
+    """A momentum that rises from ``start`` to 1 along half a cosine (BYOL, 2006.07733)."""
     return 1.0 - (1.0 - start) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
@@ -38,4 +38,4 @@ def risen(start: float, progress: float) -> float:
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """slow = momentum * slow + (1 - momentum) * fast, for every parameter."""
     for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
-        old.mul_(momentum).add_(new, alpha=1.0 - momentum)
+        old.lerp_(new, 1.0 - momentum)  # which leaves what is equal as it is, to the bit
