@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +53,11 @@ def test_how_they_are_corrupted(chances: Any) -> None:
 def test_colours_are_those_of_a_count_by_hand() -> None:
     chance = np.random.default_rng(0)
     pictures = chance.integers(0, 256, (40, 12, 32, 3), dtype=np.uint8)
-    pictures[20:] = (pictures[20:] // 64) * 64 + 63  # flat shades, and sums that lie on the edge of a level
+    for picture in pictures[20:]:  # means that lie on the edge of a level: sums of 32 values of k * 255 * 32 / 8
+        for top, left, channel in itertools.product(range(0, 12, 4), range(0, 32, 8), range(3)):
+            whole, rest = divmod(1020 * int(chance.integers(1, 8)), 32)
+            cell = chance.permutation([whole] * (32 - rest) + [whole + 1] * rest)
+            picture[top : top + 4, left : left + 8, channel] = cell.reshape(4, 8)
     pictures[0, :4], pictures[0, 4:8] = 255, 0
     views = torch.stack([preprocess(Image.fromarray(picture), HOW) for picture in pictures])
     found = colours(views, HOW, (4, 8))
