@@ -57,25 +57,22 @@ class AttentionMaps(Finding):
 
     @canvas.styled
     def plot(self) -> Figure:
-        """A row for each picture: itself, then under each kind of map; of every map the brightest is its largest."""
-        columns = 1 + len(self.maps)
+        """A column for each picture: itself, then under each kind of map, in which its largest share is brightest."""
+        kinds, count = list(self.maps), len(self.pictures)
         height, width = self.pictures.shape[1:3]
-        each = 1.5
-        drawn, axes = canvas.figure(
-            len(self.pictures), columns, (each * columns, each * height / width * len(self.pictures) + 0.25)
-        )
+        size = (1.5 * count + 0.2, 1.5 * height / width * (1 + len(kinds)))
+        drawn, axes = canvas.figure(1 + len(kinds), count, size)
         for place, at in enumerate(axes):
-            number, column = divmod(place, columns)
-            picture = self.pictures[number]
+            row, number = divmod(place, count)
+            picture, extent = self.pictures[number], (-0.5, width - 0.5, height - 0.5, -0.5)
             canvas.picture_only(at)
-            if column == 0:
+            if row == 0:
                 at.imshow(picture)
             else:
-                kind = list(self.maps)[column - 1]
-                values, extent = self.maps[kind][number], (-0.5, width - 0.5, height - 0.5, -0.5)
+                values = self.maps[kinds[row - 1]][number]
                 at.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
                 at.imshow(values, cmap=canvas.HEAT, alpha=0.62, extent=extent, interpolation="bicubic", vmin=0)
                 at.set(xlim=extent[:2], ylim=extent[2:])
             if number == 0:
-                at.set_title("picture" if column == 0 else list(self.maps)[column - 1], fontsize=8)
+                at.set_ylabel("picture" if row == 0 else kinds[row - 1], color=canvas.INK)
         return drawn

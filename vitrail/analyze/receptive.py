@@ -6,6 +6,7 @@ section 4): what a model makes of the picture, not what its architecture would a
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -123,7 +124,7 @@ def compare(found: Mapping[str, ReceptiveField]) -> Figure:
         for place, layer in zip(places, shown, strict=False):
             image = _picture(place, one, layer)
         if not alone:
-            places[0].set_ylabel(label, fontsize=8)
+            places[0].set_ylabel(textwrap.fill(label, 14), fontsize=8)
     bar = figure.colorbar(image, ax=axes[: rows * columns], aspect=12 * rows, ticks=[-DECADES, 0])
     bar.ax.set_yticklabels([f"$10^{{-{DECADES}}}$", "1"])
     bar.set_label("energy (largest: 1)", fontsize=8, labelpad=-8)
