@@ -12,7 +12,7 @@ from vitrail.errors import UserError
 from vitrail.report.terminal import Show
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.pretrain_folder import Pretrained, is_begun
-from vitrail.tasks.pretrain_job import begin, go_on
+from vitrail.tasks.pretrain_job import begin, go_on, stopped
 
 
 def pretrain(
@@ -96,16 +96,27 @@ def pretrain(
     }
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     show = Show(quiet)
-    if resume is not None:
-        if out is not None and Path(out) != Path(resume):
-            raise UserError(f"A run goes on in its own folder, {resume}: leave out --out {out}.")
-        return go_on(show, Path(resume), asked, dry_run)
-    if data is None or out is None:
-        raise UserError(
-            f"{'The data' if data is None else 'The run folder (--out)'} is missing: name it, or a run to --resume."
-        )
-    settings = PretrainSettings(**asked)
-    if is_begun(Path(out)):
-        whole = {entry.name: getattr(settings, entry.name) for entry in fields(settings) if entry.name not in FREE}
-        return go_on(show, Path(out), {**whole, **{name: asked[name] for name in FREE & asked.keys()}}, dry_run)
-    return begin(show, Path(out), settings, dry_run)
+    folder = _folder(out, resume)
+    try:
+        if resume is not None:
+            return go_on(show, folder, asked, dry_run)
+        if data is None:
+            raise UserError("The data are missing: name a folder of pictures, or a run to --resume.")
+        settings = PretrainSettings(**asked)
+        if is_begun(folder):
+            whole = {entry.name: getattr(settings, entry.name) for entry in fields(settings) if entry.name not in FREE}
+            return go_on(show, folder, {**whole, **{name: asked[name] for name in FREE & asked.keys()}}, dry_run)
+        return begin(show, folder, settings, dry_run)
+    except KeyboardInterrupt:
+        show.say(stopped(folder))
+        raise
+
+
+def _folder(out: str | Path | None, resume: str | Path | None) -> Path:
+    """The run folder; not where a process stands, which is what no name would mean."""
+    if resume is not None and out is not None and Path(out) != Path(resume):
+        raise UserError(f"A run goes on in its own folder, {resume}: leave out --out {out}.")
+    chosen = out if resume is None else resume
+    if chosen is None:
+        raise UserError("The run folder is missing: name it with --out.")
+    return Path(chosen)

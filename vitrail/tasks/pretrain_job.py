@@ -28,6 +28,7 @@ from vitrail.tasks.pretrain_folder import (
     TRAINING,
     Pretrained,
     compare,
+    is_begun,
     is_finished,
     last_line,
     read_config,
@@ -168,18 +169,10 @@ def _train(
 ) -> Pretrained:
     """Train, write the model and say what came out."""
     board = None if settings.tensorboard is None else Path(settings.tensorboard)
-    try:
-        state = run(show, plan, data, start.tensors, device, folder / TRAINING, settings.weights, board)
-        judge = Judge.of(plan, data, device)
-        evaluation = None if judge is None else judge(state)
-        write_pretrained(folder, settings, plan, start.card, state.averaged(), state.step)
-    except KeyboardInterrupt:
-        done = next(iter(steps_in(folder / TRAINING / CHECKPOINTS)), 0)
-        show.say(
-            f"Stopped after step {done} of {plan.training.steps}, which is kept: "
-            f"vitrail pretrain --resume {folder} goes on from there."
-        )
-        raise
+    state = run(show, plan, data, start.tensors, device, folder / TRAINING, settings.weights, board)
+    judge = Judge.of(plan, data, device)
+    evaluation = None if judge is None else judge(state)
+    write_pretrained(folder, settings, plan, start.card, state.averaged(), state.step)
     minutes = (time.perf_counter() - clock) / 60
     result = Pretrained(folder, plan.objective, state.step, plan.pictures, last_line(folder), evaluation, minutes)
     if evaluation is not None:
@@ -194,6 +187,16 @@ def _train(
         ]
     )
     return result
+
+
+def stopped(folder: Path) -> str:
+    """What an interruption left, and how to go on."""
+    if not is_begun(folder):
+        return "Stopped. Nothing was written."
+    if is_finished(folder):
+        return f"Stopped. {folder} is finished and holds its model."
+    done = next(iter(steps_in(folder / TRAINING / CHECKPOINTS)), 0)
+    return f"Stopped after step {done}, which is kept: vitrail pretrain --resume {folder} goes on from there."
 
 
 def _next(folder: Path) -> str:
