@@ -132,7 +132,7 @@ def test_a_killed_worker(photos: Path, whole: dict[str, Path], tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"learning_rate": 3e-3}, r"was begun with learning_rate = None, not 0.003"),
+        ({"learning_rate": 3e-3}, r"was begun with learning_rate = the usual, not 0.003"),
         ({"steps": 7}, r"was begun with steps = 6, not 7"),
         ({"objective": "moco"}, r"was begun with objective = 'mae', not 'moco'"),
         ({"seed": 1}, r"was begun with seed = 0, not 1"),

@@ -120,9 +120,13 @@ def compare(folder: Path, begun: PretrainSettings, asked: Mapping[str, Any]) -> 
         before, now = getattr(begun, entry.name), asked[entry.name]
         if before != now:
             raise UserError(
-                f"{folder} was begun with {entry.name} = {before!r}, not {now!r}: go on with the same, or choose "
-                "another folder."
+                f"{folder} was begun with {entry.name} = {_usual(before)}, not {_usual(now)}: go on with the same, or "
+                "choose another folder."
             )
+
+
+def _usual(value: Any) -> str:
+    return "the usual" if value is None else repr(value)
 
 
 def last_line(folder: Path) -> dict[str, Any]:
