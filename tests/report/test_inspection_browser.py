@@ -6,8 +6,7 @@ import base64
 import io
 import math
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from vitrail.report.figures import RAMP
 from vitrail.report.inspection import Drawing, Inspection, Section, render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
 GRID, CELL = (4, 5), (10, 10)
 H, W = GRID
 N = 1 + H * W
@@ -87,74 +80,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=[*QUIET])
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page that is open, and all it said and asked for."""
-
-    def __init__(self, browser: Any, file: Path, ready: str = "#explorer-stage:not([hidden])", **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
-        self.talk: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.talk.append(message.text))
-        self.page.on("pageerror", lambda error: self.talk.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector(ready)
-
-    def says(self, *parts: str) -> None:
-        """Wait until the readout has every part; spaces are spaces, broken or not."""
-        wanted = "(?=.*" + ")(?=.*".join(map(re.escape, parts)) + ")"
-        readout = self.page.locator("#explorer-readout")
-        playwright.expect(readout).to_have_text(re.compile(wanted.replace("\\ ", "\\s")), timeout=5_000)
-
-    def at(self, row: int, column: int, canvas: str = "#explorer-photo") -> dict[str, float]:
-        """The middle of a patch, counted from 1, on a canvas."""
-        box = self.page.locator(canvas).bounding_box()
-        return {"x": (column - 0.5) * box["width"] / W, "y": (row - 0.5) * box["height"] / H}
-
-    def point(self, row: int, column: int, canvas: str = "#explorer-photo") -> None:
-        self.page.locator(canvas).hover(position=self.at(row, column, canvas))
-
-    def colours(self, canvas: str = "#explorer-attention", grid: tuple[int, int] = GRID) -> np.ndarray:
-        """(h, w, 3) in the middle of each patch."""
-        found = self.page.evaluate(
-            """([id, h, w]) => {
-              const canvas = document.querySelector(id);
-              const copy = new OffscreenCanvas(canvas.width, canvas.height);
-              const context = copy.getContext("2d", { willReadFrequently: true });
-              context.drawImage(canvas, 0, 0);
-              const at = (share, side) => Math.floor(share * side);
-              return Array.from({length: h * w}, (_, i) => [...context.getImageData(
-                at((i % w + .5) / w, canvas.width), at((Math.floor(i / w) + .5) / h, canvas.height), 1, 1).data]);
-            }""",
-            [canvas, *grid],
-        )
-        return np.reshape(found, (*grid, 4))[..., :3]
-
-    def brightest(self, canvas: str = "#explorer-attention") -> tuple[int, int]:
-        row, column = np.unravel_index(self.colours(canvas).sum(-1).argmax(), GRID)
-        return int(row) + 1, int(column) + 1
+@pytest.fixture
+def visit(opened: Any, file: Path) -> Any:
+    return opened(file, GRID)
 
 
 @pytest.fixture
-def visit(browser: Any, file: Path) -> Iterator[Visit]:
-    visit = Visit(browser, file)
-    yield visit
-    visit.context.close()
-    assert visit.talk == []
-    assert [url for url in visit.asked if not url.startswith("data:")] == [file.as_uri()]
+def explore(opened: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Opens a page of one photo: what its tokens are, and attention (N, N) of each layer."""
+
+    def explored(tokens: TokenGrid, *layers: np.ndarray) -> Any:
+        photo = ExplorerPhoto("a", picture(120), [tokens.pack(layer[None]) for layer in layers])
+        page = render(Inspection("m", [], 1, [], Explorer(tokens, [photo])))
+        (tmp_path / "one.html").write_text(page, encoding="utf-8")
+        return opened(tmp_path / "one.html", tokens.grid)
+
+    return explored
 
 
-def test_pointing_at_a_patch_shows_where_it_looks(visit: Visit) -> None:
+def test_pointing_at_a_patch_shows_where_it_looks(visit: Any) -> None:
     visit.says("Layer 3, mean of 2 heads: class token attends 25 % to itself, 75 % to patches")
     at_rest = visit.colours()
     visit.page.locator("#explorer-layer").fill("1")
@@ -169,7 +113,7 @@ def test_pointing_at_a_patch_shows_where_it_looks(visit: Visit) -> None:
     visit.says("class token")  # nothing is pointed at any more
 
 
-def test_the_similarity_of_positions_is_that_of_the_patch(visit: Visit) -> None:
+def test_the_similarity_of_positions_is_that_of_the_patch(visit: Any) -> None:
     visit.page.locator("#explorer-photo").click(position=visit.at(2, 3))
     visit.says("row 2, column 3")
     colours = visit.colours("#explorer-similarity").sum(-1)
@@ -180,7 +124,7 @@ def test_the_similarity_of_positions_is_that_of_the_patch(visit: Visit) -> None:
     playwright.expect(visit.page.locator("#explorer-attention-under")).to_have_text(re.compile(r"^row 1, column 1: "))
 
 
-def test_sliders_rollout_and_photos_change_what_is_seen(visit: Visit) -> None:
+def test_sliders_rollout_and_photos_change_what_is_seen(visit: Any) -> None:
     page = visit.page
     page.locator("#explorer-photo").click(position=visit.at(2, 3))
     for layer, head, words, place in (
@@ -207,7 +151,7 @@ def test_sliders_rollout_and_photos_change_what_is_seen(visit: Visit) -> None:
     visit.says("Layer 1, head 1", in_words(DOWN, 1, 2))  # the second photo's heads are the other way round
 
 
-def test_a_click_holds_and_another_lets_go(visit: Visit) -> None:
+def test_a_click_holds_and_another_lets_go(visit: Any) -> None:
     photo = visit.page.locator("#explorer-photo")
     photo.click(position=visit.at(2, 3))
     visit.point(4, 4)
@@ -223,7 +167,7 @@ def test_a_click_holds_and_another_lets_go(visit: Visit) -> None:
     visit.says("class token attends")
 
 
-def test_keys_alone_reach_everything(visit: Visit) -> None:
+def test_keys_alone_reach_everything(visit: Any) -> None:
     page = visit.page
     page.locator("#explorer-photo").focus()
     page.keyboard.press("ArrowUp")  # the first arrow starts in the middle
@@ -255,7 +199,7 @@ def test_keys_alone_reach_everything(visit: Visit) -> None:
     playwright.expect(page.locator("[data-view=attention] .enlarge")).to_be_focused()
 
 
-def test_a_click_on_the_overview_chooses_its_map(visit: Visit) -> None:
+def test_a_click_on_the_overview_chooses_its_map(visit: Any) -> None:
     page = visit.page
     page.locator("#explorer-rollout").check()
     box = page.locator("#explorer-overview").bounding_box()
@@ -267,7 +211,7 @@ def test_a_click_on_the_overview_chooses_its_map(visit: Visit) -> None:
     assert mark["y"] + mark["height"] == pytest.approx(box["y"] + box["height"], abs=2)
 
 
-def test_a_click_on_a_view_enlarges_it(visit: Visit) -> None:
+def test_a_click_on_a_view_enlarges_it(visit: Any) -> None:
     page = visit.page
     page.locator("#explorer-photo").click(position=visit.at(2, 3))
     page.locator("#explorer-head").fill("2")
@@ -285,18 +229,16 @@ def test_a_click_on_a_view_enlarges_it(visit: Visit) -> None:
     playwright.expect(page.locator("#explorer-large")).to_be_hidden()
 
 
-def test_nothing_can_be_asked_of_the_network(browser: Any, file: Path) -> None:
-    visit = Visit(browser, file)
+def test_nothing_can_be_asked_of_the_network(opened: Any, file: Path) -> None:
+    visit = opened(file, GRID, silent=False)
     tried = "fetch('http://127.0.0.1:9/x').then(() => 'answered', (error) => error.name)"
     assert visit.page.evaluate(tried) == "TypeError"
-    visit.context.close()
-    assert [url for url in visit.asked if not url.startswith("data:")] == [file.as_uri()]
     assert any("Content Security Policy" in line for line in visit.talk)
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out_of_the_window(width: int, browser: Any, file: Path) -> None:
-    visit = Visit(browser, file, viewport={"width": width, "height": 740}, has_touch=True)
+def test_nothing_sticks_out_of_the_window(width: int, opened: Any, file: Path) -> None:
+    visit = opened(file, GRID, viewport={"width": width, "height": 740}, has_touch=True)
     page, room = visit.page, "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     needed, there = page.evaluate(room)
     assert needed <= there == width
@@ -312,11 +254,9 @@ def test_nothing_sticks_out_of_the_window(width: int, browser: Any, file: Path) 
     page.locator("#explorer-close").tap()
     page.locator("#explorer-photo").tap(position=visit.at(2, 3))
     visit.says("class token attends")  # the second tap lets go
-    visit.context.close()
-    assert visit.talk == []
 
 
-def test_dark_and_printed_pages_show_the_same_state(visit: Visit) -> None:
+def test_dark_and_printed_pages_show_the_same_state(visit: Any) -> None:
     page, paper = visit.page, "getComputedStyle(document.documentElement).backgroundColor"
     page.locator("#explorer-photo").click(position=visit.at(2, 3))
     page.locator("#explorer-head").fill("2")
@@ -335,71 +275,54 @@ def test_dark_and_printed_pages_show_the_same_state(visit: Visit) -> None:
     assert visit.brightest() == (2, 4)
 
 
-def test_a_browser_that_cannot_unpack_says_so(browser: Any, file: Path, tmp_path: Path) -> None:
+def test_a_browser_that_cannot_unpack_says_so(opened: Any, file: Path, tmp_path: Path) -> None:
     without = file.read_text(encoding="utf-8").replace(
         "await start();", "delete globalThis.DecompressionStream; start();"
     )
     (tmp_path / "old.html").write_text(without, encoding="utf-8")
-    visit = Visit(browser, tmp_path / "old.html", ready="#explorer-unable:not([hidden])")
+    visit = opened(tmp_path / "old.html", GRID, ready="#explorer-unable:not([hidden])")
     playwright.expect(visit.page.locator("#explorer-stage")).to_be_hidden()
-    visit.context.close()
-    assert visit.talk == []
 
 
-def test_without_scripts_the_rest_of_the_page_stands(browser: Any, file: Path) -> None:
-    visit = Visit(browser, file, ready="noscript p", java_script_enabled=False)
+def test_without_scripts_the_rest_of_the_page_stands(opened: Any, file: Path) -> None:
+    visit = opened(file, GRID, ready="noscript p", java_script_enabled=False)
     playwright.expect(visit.page.locator("#explorer-stage")).to_be_hidden()
     playwright.expect(visit.page.locator("#figure-wide")).to_be_visible()
-    visit.context.close()
 
 
-def test_without_special_tokens_positions_and_rollout_a_patch_looks_first(browser: Any, tmp_path: Path) -> None:
-    tokens = TokenGrid(GRID, CELL, ())
-    attention = DOWN[1:, 1:] / 0.75
-    explorer = Explorer(tokens, [ExplorerPhoto("a", picture(120), [tokens.pack(attention[None])])])
-    (tmp_path / "bare.html").write_text(render(Inspection("m", [], 1, [], explorer)), encoding="utf-8")
-    visit = Visit(browser, tmp_path / "bare.html")
+def test_without_special_tokens_positions_and_rollout_a_patch_looks_first(explore: Callable[..., Any]) -> None:
+    visit = explore(TokenGrid(GRID, CELL, ()), DOWN[1:, 1:] / 0.75)
     visit.says("Layer 1: patch at row 3, column 3 attends", "within 2 patches")
     assert "token" not in visit.page.locator("#explorer-readout").inner_text()
     assert visit.brightest() == (4, 3)
     for name in ("similarity", "head", "rollout"):
         assert visit.page.locator(f"#explorer-{name}").count() == 0
-    visit.context.close()
-    assert visit.talk == []
 
 
-def test_blocks_lie_where_their_patches_do_and_a_larger_one_is_no_brighter(browser: Any, tmp_path: Path) -> None:
+def test_blocks_lie_where_their_patches_do_and_a_larger_one_is_no_brighter(explore: Callable[..., Any]) -> None:
     tokens = TokenGrid((2, 17), CELL, ())
     assert sorted(set(np.diff(tokens.edges[1]))) == [1, 2]
     even, last = np.full((34, 34), 1 / 34), np.zeros((34, 34))
     last[:, 33] = 1.0
-    photo = ExplorerPhoto("a", picture(120), [tokens.pack(even[None]), tokens.pack(last[None])])
-    (tmp_path / "coarse.html").write_text(render(Inspection("m", [], 1, [], Explorer(tokens, [photo]))), "utf-8")
-    visit = Visit(browser, tmp_path / "coarse.html")
+    visit = explore(tokens, even, last)
     visit.page.locator("#explorer-layer").fill("1")
     box = visit.page.locator("#explorer-photo").bounding_box()
     visit.page.locator("#explorer-photo").click(position={"x": 16.5 / 17 * box["width"], "y": box["height"] / 4})
     visit.says("Layer 1: patches at row 1, columns 16 to 17 attend")
-    flat = visit.colours(grid=(2, 17))[:, :15]
+    flat = visit.colours()[:, :15]
     assert np.ptp(flat.reshape(-1, 3), axis=0).max() <= 24  # a step of 4 bits, of 256 colours, at the bright end
     visit.page.locator("#explorer-layer").fill("2")
     visit.says("Layer 2", "(100 %) to row 2, columns 16 to 17")
-    bright = visit.colours(grid=(2, 17)).sum(-1) > 400
+    bright = visit.colours().sum(-1) > 400
     assert [tuple(place) for place in np.argwhere(bright).tolist()] == [(1, 15), (1, 16)]
-    visit.context.close()
-    assert visit.talk == []
 
 
-def test_several_special_tokens_are_told_apart(browser: Any, tmp_path: Path) -> None:
+def test_several_special_tokens_are_told_apart(explore: Callable[..., Any]) -> None:
     tokens = TokenGrid((1, 2), CELL, ("class", "register", "register", "register"))
     attention = np.tile([0.1, 0.2, 0.05, 0.25, 0.3, 0.1], (6, 1))
-    photo = ExplorerPhoto("a", picture(120), [tokens.pack(attention[None])])
-    (tmp_path / "many.html").write_text(render(Inspection("m", [], 1, [], Explorer(tokens, [photo]))), "utf-8")
-    visit = Visit(browser, tmp_path / "many.html")
+    visit = explore(tokens, attention)
     visit.says("class token attends 10 % to itself, 50 % to 3 register tokens, 40 % to patches; half")
     visit.page.locator("text=register 2 token").click()
     visit.says("register 2 token attends 5.0 % to itself, 10 % to the class token, 45 % to 2 other register tokens")
     visit.page.locator("#explorer-photo").click(position={"x": 5, "y": 5})
     visit.says("patch at row 1, column 1 attends 10 % to the class token, 50 % to 3 register tokens, 40 % within")
-    visit.context.close()
-    assert visit.talk == []

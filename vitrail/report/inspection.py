@@ -53,7 +53,7 @@ class Section:
     """One analysis.
 
     Attributes:
-        id: the address of the section within the page, such as ``distance``.
+        id: the address of the section within the page, such as ``distance``; ``explorer`` is taken.
         text: paragraphs: what is seen, how it was measured, and the paper's section.
         strips: rows of pictures.
         absent: why it could not be made, as a sentence; then there is nothing else.
