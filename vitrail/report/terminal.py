@@ -69,11 +69,12 @@ class Show:
             table.add_row(name, Text(value))
         self.console.print(table)
 
-    def table(self, header: list[str], rows: list[list[str]]) -> None:
-        """A table whose first column is text and whose others are numbers."""
+    def table(self, header: list[str], rows: list[list[str]], words: int = 1) -> None:
+        """A table whose first columns, ``words`` of them, are text and whose others are numbers."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for position, name in enumerate(header):
-            table.add_column(name, justify="right" if position else "left", overflow="fold")
+            whole = words > 1 and position == 0  # what the rows are called by, to be copied
+            table.add_column(name, justify="left" if position < words else "right", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*map(Text, row))
         self.console.print(table)
