@@ -17,13 +17,13 @@ from vitrail.data.held import Pictures
 from vitrail.data.order import generator
 from vitrail.data.views import Views
 from vitrail.errors import UserError
-from vitrail.objectives.mae import MAE
 from vitrail.recipes.index import recipe, recipes
 from vitrail.recipes.recipe import Recipe
 from vitrail.recipes.toy import toy
 from vitrail.record import from_dict, to_dict
 from vitrail.settings import OBJECTIVES, PretrainSettings
 from vitrail.tasks import pretrain_job
+from vitrail.tasks.pretrain_cost import memory, seconds
 from vitrail.tasks.pretrain_plan import (
     KINDS,
     Plan,
@@ -37,7 +37,7 @@ from vitrail.tasks.pretrain_plan import (
     tuned,
     with_head,
 )
-from vitrail.tasks.pretrain_run import memory, state_of
+from vitrail.tasks.pretrain_run import state_of
 from vitrail.weights.store import read_model
 
 SMALL = ViTConfig(EncoderConfig(6, 128, 4, 512), (4, 4), (32, 32))
@@ -153,28 +153,30 @@ def test_views_are_the_objective_s(objective: str) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_what_is_planned_can_be_begun_and_its_memory_is_told(objective: str) -> None:
     plan = planned(objective)
-    state, made = state_of(plan, None, torch.device("cpu"))
-    assert isinstance(made, KINDS[objective][0])  # type: ignore[arg-type]
-    needed = memory(plan, state, made, 1000)
-    double = replace(plan, training=replace(plan.training, batch_size=2 * plan.training.batch_size))
-    assert needed > 1000 + 4 * sum(parameter.numel() for parameter in state.learner.parameters())
-    assert memory(double, state, made, 1000) - needed > 0
-    assert memory(plan, state, made, 3000) - needed == 2000
+    state, begun = state_of(plan, None, torch.device("cpu"))
+    assert isinstance(begun, KINDS[objective][0])  # type: ignore[arg-type]
+    needed, own, more = memory(plan, 1000)
+    assert own == sum(parameter.numel() for parameter in state.model.parameters())
+    assert own + more == sum(parameter.numel() for parameter in state.learner.parameters())
+    assert needed > 1000 + 4 * (own + more)
+    assert memory(plan, 3000)[0] - needed == 2000
 
 
 def test_memory_counts_what_the_encoder_sees() -> None:
     """MAE with a decoder next to nothing costs about its visible share."""
     plan = planned("mae", SMALL)
     plan = replace(plan, arguments={**plan.arguments, "layers": 1, "width": 4, "heads": 1})
-    state, made = state_of(plan, None, torch.device("cpu"))
-    assert isinstance(made, MAE)
     whole = replace(plan, objective="masked-patches", arguments={})
-    other, masked = state_of(whole, None, torch.device("cpu"))
-    batch = plan.training.batch_size
-    seen, every = (
-        memory(one, begun, objective, 0)
-        - memory(replace(one, training=replace(one.training, batch_size=1)), begun, objective, 0)
-        for one, begun, objective in ((plan, state, made), (whole, other, masked))
-    )
-    assert batch > 1
-    assert 17 / 65 < seen / every < 17 / 65 + 0.05
+
+    def of_a_batch(plan: Plan) -> float:
+        one = replace(plan, training=replace(plan.training, batch_size=1))
+        return memory(plan, 0)[0] - memory(one, 0)[0]
+
+    assert 17 / 65 < of_a_batch(plan) / of_a_batch(whole) < 17 / 65 + 0.05
+
+
+def test_time_counts_evaluations() -> None:
+    plan = replace(planned("supervised", steps=100, batch_size=10), held_out=30)
+    plan = replace(plan, training=replace(plan.training, evaluate_every=25))
+    assert seconds(plan, 2.0) == pytest.approx(100 * 2.0 + 4 * 30 * 0.2 / 3)
+    assert seconds(plan, 2.0, done=90) == pytest.approx(10 * 2.0 + 30 * 0.2 / 3)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitrail.data.held import Pictures, fingerprint, hold
 from vitrail.data.sources import open_dataset
+from vitrail.data.table import Row, write_table
 from vitrail.data.unlabelled import open_unlabelled
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show, percent
@@ -110,6 +111,23 @@ def read(
     if known is None and found.classes:
         _check_classes(found.classes, labels.tolist(), len(val))
     return Readable(train, labels, val, val_labels, unreadable)
+
+
+def write_split(folder: Path, found: Found) -> None:
+    """Write ``split.csv``, by which ``evaluate`` knows what was trained on, and which is data to train on again.
+
+    Raises:
+        UserError: the disk is full, or it cannot be written.
+    """
+    parts = (("train", found.train, found.labels), ("val", found.val, found.val_labels))
+    write_table(
+        (
+            Row(path, found.classes[label], part)
+            for part, paths, labels in parts
+            for path, label in zip(paths, labels, strict=True)
+        ),
+        folder / "split.csv",
+    )
 
 
 def _check(show: Show, found: Found, unreadable: dict[str, str], settings: PretrainSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,9 +22,11 @@ from vitrail.evaluate.metrics import Evaluation
 from vitrail.record import from_dict, to_dict
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.pretrain_plan import HIDING, Plan
-from vitrail.train.log import METRICS
+from vitrail.train.log import METRICS, TIMING
 from vitrail.weights.store import is_model, write_model
 
+PACE = 100
+"""Steps that a run's pace is the median of."""
 CONFIG, TRAINING, MODEL = "config.yaml", "training", "model"
 
 
@@ -128,6 +131,13 @@ def last_line(folder: Path) -> dict[str, Any]:
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     found = (json.loads(line) for line in reversed(lines))
     return next((line for line in found if "loss" in line), {})
+
+
+def usual_pace(folder: Path) -> float | None:
+    """The median seconds of the last steps; None before there is one."""
+    path = folder / TRAINING / TIMING
+    lines = path.read_text("utf-8").splitlines()[-PACE:] if path.exists() else []
+    return statistics.median(json.loads(line)["seconds"] for line in lines) if lines else None
 
 
 def write_pretrained(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vitrail.atomic import refuse_existing, refuse_unwritable
 from vitrail.config import ModelCard, size_text
-from vitrail.cost import parameters
 from vitrail.data.held import enough, usual_size
 from vitrail.data.views import smallest_crop
 from vitrail.errors import UserError
@@ -22,7 +21,8 @@ from vitrail.report.terminal import Show, duration, show_evaluation
 from vitrail.runtime.forward import native_bf16, pick_device
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.classifier import download_progress
-from vitrail.tasks.pretrain_data import GIGABYTE, Found, Readable, find, read
+from vitrail.tasks.pretrain_cost import available, memory, seconds, seconds_per_step
+from vitrail.tasks.pretrain_data import GIGABYTE, Found, Readable, find, read, write_split
 from vitrail.tasks.pretrain_folder import (
     MODEL,
     TRAINING,
@@ -32,6 +32,7 @@ from vitrail.tasks.pretrain_folder import (
     is_finished,
     last_line,
     read_config,
+    usual_pace,
     write_config,
     write_pretrained,
 )
@@ -46,7 +47,7 @@ from vitrail.tasks.pretrain_plan import (
     tuned,
     with_head,
 )
-from vitrail.tasks.pretrain_run import Judge, memory, run, seconds, seconds_per_step, state_of
+from vitrail.tasks.pretrain_run import Judge, run
 from vitrail.train.checkpoint import steps_in
 from vitrail.train.lock import locked
 from vitrail.train.run import CHECKPOINTS
@@ -103,12 +104,14 @@ def begin(show: Show, folder: Path, settings: PretrainSettings, dry_run: bool) -
         files=found.digest,
         unreadable=data.unreadable,
     )
-    _say_plan(show, plan, found, data, start, device)
+    lack = _say_plan(show, plan, found, data, start, device)
     if dry_run:
-        show.say("Nothing was written: leave out --dry-run to begin.")
+        show.say(lack or "Nothing was written: leave out --dry-run to begin.")
         return None
+    if lack:
+        raise UserError(lack)
     write_config(folder, settings, plan)
-    return _train(show, folder, settings, plan, data, start, device, clock)
+    return _train(show, folder, settings, plan, found, data, start, device, clock)
 
 
 def go_on(show: Show, folder: Path, asked: Mapping[str, Any], dry_run: bool) -> Pretrained | None:
@@ -123,7 +126,9 @@ def go_on(show: Show, folder: Path, asked: Mapping[str, Any], dry_run: bool) -> 
         show.say(f"{folder} is finished: {line.get('step', plan.training.steps)} steps were made. {_next(folder)}")
         return Pretrained(folder, plan.objective, line.get("step", plan.training.steps), plan.pictures, line)
     done = next(iter(steps_in(folder / TRAINING / CHECKPOINTS)), 0)
-    show.say(f"Going on with {folder} after step {done} of {plan.training.steps}.")
+    pace = usual_pace(folder)
+    left = "" if pace is None else f"; at its pace so far, about {duration(seconds(plan, pace, done))} are left"
+    show.say(f"Going on with {folder} after step {done} of {plan.training.steps}{left}.")
     if dry_run:
         show.say("Nothing was written: leave out --dry-run to go on.")
         return None
@@ -140,7 +145,7 @@ def go_on(show: Show, folder: Path, asked: Mapping[str, Any], dry_run: bool) -> 
     start = _start(show, settings, found.classes)
     shortest = enough(plan.preprocessing.size, smallest_crop(plan.policy))
     data = read(show, found, settings, shortest, plan.unreadable)
-    return _train(show, folder, settings, plan, data, start, device, clock)
+    return _train(show, folder, settings, plan, found, data, start, device, clock)
 
 
 def _start(show: Show, settings: PretrainSettings, classes: tuple[str, ...]) -> Start:
@@ -162,6 +167,7 @@ def _train(
     folder: Path,
     settings: PretrainSettings,
     plan: Plan,
+    found: Found,
     data: Readable,
     start: Start,
     device: torch.device,
@@ -172,6 +178,8 @@ def _train(
     state = run(show, plan, data, start.tensors, device, folder / TRAINING, settings.weights, board)
     judge = Judge.of(plan, data, device)
     evaluation = None if judge is None else judge(state)
+    if plan.classes:
+        write_split(folder, found)
     write_pretrained(folder, settings, plan, start.card, state.averaged(), state.step)
     minutes = (time.perf_counter() - clock) / 60
     result = Pretrained(folder, plan.objective, state.step, plan.pictures, last_line(folder), evaluation, minutes)
@@ -203,47 +211,45 @@ def _next(folder: Path) -> str:
     return f"vitrail finetune DATA --weights {folder} --out ANOTHER"
 
 
-def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start, device: torch.device) -> None:
-    """What will be done and how long that takes here, measured."""
+def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start, device: torch.device) -> str:
+    """Say what will be done and how long that takes here, measured; returns why it cannot be done, if so."""
     config, settings, encoder = plan.architecture, plan.training, plan.architecture.encoder
-    state, objective = state_of(plan, start.tensors, device)
-    extra = sum(parameter.numel() for parameter in objective.modules.parameters())
-    needed = memory(plan, state, objective, data.train.bytes + data.val.bytes)
-    del state, objective
-    show.say("Timing a few steps.")
-    step = seconds_per_step(plan, data, start.tensors, device)
-    images = "images" if not plan.distortions else f"images, {len(plan.distortions)} views each"
-    held = "in memory" if data.train.pixels is not None else "read again each time, being too large to keep"
+    needed, own, more = memory(plan, data.train.bytes + data.val.bytes)
+    free = available(device)
+    lack = (
+        f"Training needs about {needed / GIGABYTE:.2g} GB of memory, and {free / GIGABYTE:.2g} GB are free: choose a "
+        "smaller --batch-size or model, or --set accumulate=N to compute a batch in N pieces."
+    )
+    if needed <= free:
+        lack = ""
+        show.say("Timing a few steps.")
+        step = seconds_per_step(plan, data, start.tensors, device)
+        pace = f"{1 / step:.3g} steps ({settings.batch_size / step:.0f} pictures) a second, measured here"
+        taking = f"about {duration(seconds(plan, step))}: {pace}"
+    views = f", {len(plan.distortions)} views each" if plan.distortions else ""
+    held = f"in memory ({data.train.bytes / GIGABYTE:.2g} GB)" if data.train.pixels is not None else "read each time"
     arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items())
+    shape = f"{encoder.layers} layers x {encoder.width}, {encoder.heads} heads, {own / 1e6:.2f} M parameters"
+    rate = f"{settings.optimizer}, learning rate {settings.learning_rate:.3g}, {settings.schedule}"
+    how = f"{rate}, {'bf16' if settings.bf16 else 'fp32'}"
+    epochs = f"{settings.steps / plan.steps_per_epoch:.3g} epochs"
     rows = [
         ("objective", f"{plan.objective} ({arguments})" if arguments else plan.objective),
-        ("data", f"{plan.pictures} pictures, {found.which}; {held} ({data.train.bytes / GIGABYTE:.2g} GB)"),
-        (
-            "model",
-            f"{encoder.layers} layers x {encoder.width}, {encoder.heads} heads, {parameters(config) / 1e6:.2f} M "
-            f"parameters; {extra / 1e6:.2f} M more while training",
-        ),
+        ("data", f"{plan.pictures} pictures: {found.which}; {held}"),
+        ("model", f"{shape}; {more / 1e6:.2f} M more while training" if more else shape),
         (
             "input",
             f"{size_text(config.image_size)} pixels in patches of {size_text(config.cell)}: {config.sequence} tokens",
         ),
+        ("begins as", "random weights" if start.card is None else str(start.card.provenance.get("source", "a model"))),
+        ("training", f"{settings.steps} steps of {settings.batch_size} pictures{views}: {epochs}; {how}"),
         (
-            "begins with",
-            "random weights" if start.card is None else str(start.card.provenance.get("source", "weights")),
+            "memory",
+            f"about {needed / GIGABYTE:.2g} GB, besides Python and its libraries; {free / GIGABYTE:.2g} are free",
         ),
-        (
-            "training",
-            f"{settings.steps} steps of {settings.batch_size} {images}: "
-            f"{settings.steps / plan.steps_per_epoch:.3g} epochs; {settings.optimizer}, rate "
-            f"{settings.learning_rate:.3g} ({settings.schedule}), {'bf16' if settings.bf16 else 'fp32'}",
-        ),
-        ("memory", f"about {needed / GIGABYTE:.2g} GB, besides Python and its libraries"),
-        (
-            "time",
-            f"about {duration(seconds(plan, step))}: {1 / step:.3g} steps ({settings.batch_size / step:.0f} images) a "
-            f"second measured here",
-        ),
+        ("time", "not measured, since memory lacks" if lack else taking),
     ]
     if plan.held_out:
         rows.insert(2, ("held out", f"{plan.held_out} pictures of {len(plan.classes)} classes, to measure on"))
     show.facts(rows)
+    return lack

@@ -1,12 +1,12 @@
-"""A planned pretraining run in the one loop: begun, timed, estimated, trained, judged."""
+"""A planned pretraining run in the one loop: begun, trained, judged."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from vitrail.config import Preprocessing
-from vitrail.cost import training_bytes
 from vitrail.data.ahead import ahead
 from vitrail.data.held import Pictures
 from vitrail.data.preprocess import preprocess
 from vitrail.data.views import Views
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.model.build import build
-from vitrail.objectives.mae import MAE
+from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.objective import Objective
 from vitrail.record import to_dict
 from vitrail.report.board import tensorboard
@@ -36,16 +35,16 @@ from vitrail.train.loop import Evaluate, Step, train
 from vitrail.train.run import CHECKPOINTS
 from vitrail.train.state import State
 
-TIMED = 4
-"""Steps that are timed, of which the first, which warms up, does not count."""
-PATIENCE = 15.0
-"""Seconds after which timing ends, whatever was done."""
 POINTS = 1000
 """Points of a curve in TensorBoard."""
 RECENT = 20
 """Steps whose mean loss is shown."""
-LEARNS = 3
-"""How many times a forward pass a step takes."""
+
+
+def made(plan: Plan) -> tuple[VisionTransformer, Objective[Any]]:
+    """A random model and its objective."""
+    model = build(plan.architecture, plan.training.seed)
+    return model, _objective(plan, model)
 
 
 def state_of(plan: Plan, tensors: Mapping[str, Tensor] | None, device: torch.device) -> tuple[State, Objective[Any]]:
@@ -54,67 +53,22 @@ def state_of(plan: Plan, tensors: Mapping[str, Tensor] | None, device: torch.dev
     Args:
         tensors: of a model to go on from, what does not belong to this one left aside; None: random ones.
     """
-    seed = plan.training.seed
-    model = build(plan.architecture, seed)
+    model = build(plan.architecture, plan.training.seed)
     if tensors is not None:
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
-    model.to(device)
+    objective = _objective(plan, model.to(device))  # some copy the model as it is now
+    objective.modules.to(device)
+    return State.start(
+        model, objective.modules, plan.training, model.depth, plan.architecture.encoder.layers + 1
+    ), objective
+
+
+def _objective(plan: Plan, model: VisionTransformer) -> Objective[Any]:
     kind = KINDS[plan.objective][0]
     if plan.objective == "supervised":
-        objective = kind(plan.preprocessing, plan.policy, **plan.arguments)
-    else:
-        subject = plan.architecture if plan.objective in HIDING else model
-        objective = kind(subject, plan.preprocessing, plan.policy, **plan.arguments, seed=seed)
-    objective.modules.to(device)
-    top = plan.architecture.encoder.layers + 1
-    return State.start(model, objective.modules, plan.training, model.depth, top), objective
-
-
-class _Enough(Exception):
-    """Steps enough were timed."""
-
-
-def seconds_per_step(plan: Plan, data: Readable, tensors: Mapping[str, Tensor] | None, device: torch.device) -> float:
-    """How long a step takes here, from a few steps of a run that is thrown away."""
-    times = [time.perf_counter()]
-
-    def tell(step: Step) -> None:
-        times.append(time.perf_counter())
-        if len(times) > TIMED or times[-1] - times[0] > PATIENCE:
-            raise _Enough
-
-    settings = replace(plan.training, steps=max(plan.training.steps, TIMED), on_spike="stop", spike=0.0)
-    state, objective = state_of(plan, tensors, device)
-    views = Views(data.train, plan.preprocessing, plan.policy)
-    with suppress(_Enough):
-        train(state, objective, views, data.labels, settings, device, tell=tell)
-    taken = np.diff(times)
-    return float(np.median(taken[1:] if len(taken) > 1 else taken))
-
-
-def seconds(plan: Plan, step: float, done: int = 0) -> float:
-    """What steps after ``done`` and the evaluations among them take; an evaluated picture has no backward pass."""
-    every = plan.training.evaluate_every
-    looks = 1 if not every else (plan.training.steps - done) // every
-    looking = plan.held_out * step / plan.training.batch_size / LEARNS
-    return (plan.training.steps - done) * step + looks * looking
-
-
-def memory(plan: Plan, state: State, objective: Objective[Any], held: int) -> float:
-    """Bytes that training takes, about: pictures held, weights, gradients, their moments, averages, activations."""
-    settings, config = plan.training, plan.architecture
-    trained = sum(p.numel() for p in state.learner.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in state.learner.parameters())
-    moments = 2 if settings.optimizer == "adamw" else 1
-    numbers = every + trained * (1 + moments + (settings.average > 0))
-    sample = float(training_bytes(config, 2 if settings.bf16 else 4)) * max(1, len(plan.distortions))
-    if isinstance(objective, MAE):
-        seen = len(config.tokens) + objective.visible
-        blocks = replace(config.encoder, layers=plan.arguments["layers"], width=plan.arguments["width"])
-        blocks = replace(blocks, heads=plan.arguments["heads"], mlp_width=4 * blocks.width)
-        drawing = replace(config, encoder=blocks, position=replace(config.position, kind="none", place="stem"))
-        sample = sample * seen / config.sequence + training_bytes(drawing, 2 if settings.bf16 else 4)
-    return held + 4.0 * numbers + sample * -(-settings.batch_size // settings.accumulate)
+        return kind(plan.preprocessing, plan.policy, **plan.arguments)
+    subject = plan.architecture if plan.objective in HIDING else model
+    return kind(subject, plan.preprocessing, plan.policy, **plan.arguments, seed=plan.training.seed)
 
 
 @dataclass(frozen=True)
