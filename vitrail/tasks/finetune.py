@@ -83,12 +83,12 @@ def finetune(
         tensorboard=None if tensorboard is None else str(tensorboard),
         tuning=dict(tuning or {}),
     )
-    return run(settings, Path(out), Show(quiet))
+    return run(settings, out, quiet)
 
 
-def run(settings: FinetuneSettings, folder: Path, show: Show) -> Finetuned:
+def run(settings: FinetuneSettings, out: str | Path, quiet: bool = False) -> Finetuned:
     """``finetune`` with its settings in one piece."""
-    start = time.perf_counter()
+    folder, show, start = Path(out), Show(quiet), time.perf_counter()
     if unfinished(folder):
         raise UserError(
             f"{folder} holds a run that was interrupted: vitrail finetune --resume {folder} goes on with it; "

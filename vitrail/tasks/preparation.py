@@ -86,7 +86,7 @@ def prepare(show: Show, settings: FinetuneSettings, dataset: Dataset, classifier
         with show.progress("Cross-validating the probe", unit="fit") as advance:
             probe = fit_probe(known, labels[first], pooling.parts, settings.seed, advance)
         logits, unseen = probe.logits(held_out), out_of_fold(known, labels[first], probe, settings.seed)
-        loaded = _with_head(classifier, probe, dataset)
+        loaded = with_head(classifier, probe, dataset)
     found = find(unseen, extracted.features, logits, train, val, twins)
     return Prepared(
         dataset=dataset,
@@ -197,7 +197,7 @@ def _check_readable(
         )
 
 
-def _with_head(classifier: Classifier, probe: Probe, dataset: Dataset) -> Loaded:
+def with_head(classifier: Classifier, probe: Probe, dataset: Dataset) -> Loaded:
     """The model with the probe as its head: an ordinary model from here on."""
     head = HeadConfig(probe.parts, probe.layers, classifier.card.architecture.head.norm, len(dataset.classes))
     card = replace(
