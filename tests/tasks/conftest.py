@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from vitrail.config import EncoderConfig, ModelCard, Preprocessing, ViTConfig
+from vitrail.model.build import build
+from vitrail.weights.store import write_model
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
 
@@ -26,4 +31,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(12):
             part = "train" if number < 8 else "val"
             paint(folder / part / name / f"{number}.png", colour, seed=100 * label + number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of three narrow layers, 32 pixels, random: training it takes no time."""
+    config = ViTConfig(EncoderConfig(3, 24, 3, 48), (16, 16), (32, 32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build(config)
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    write_model(folder, ModelCard(config, Preprocessing((32, 32))), model.state_dict())
     return folder
