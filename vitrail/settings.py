@@ -105,6 +105,10 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise UserError(f"{name} must be at least {least}, not {value}.")
 
 
+RANK = 8
+"""Of ``lora`` without a number, as the paper has it for RoBERTa base (2106.09685, table 9)."""
+
+
 @dataclass(frozen=True)
 class Lora:
     """What low-rank adaptation takes besides its rank, which the method says."""
@@ -116,14 +120,15 @@ class Lora:
     lora_dropout: float = 0.0
     """Of what the low-rank matrices see."""
 
+    def __post_init__(self) -> None:
+        self.of_rank(RANK)  # says what cannot be meant
+
     def of_rank(self, rank: int) -> LoraConfig:
         """As the model takes it."""
         return LoraConfig(rank, self.lora_alpha, self.lora_roles, self.lora_dropout)
 
 
 METHODS = ("auto", "probe", "knn", "full", "lora")
-RANK = 8
-"""Of ``lora`` without a number, as the paper has it for RoBERTa and DeBERTa (2106.09685, table 9 and appendix D)."""
 
 
 @dataclass(frozen=True)
