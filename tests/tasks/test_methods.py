@@ -92,7 +92,7 @@ def test_lora_counts_what_it_trains(adapted: Finetuned) -> None:
     assert "base_model.model.encoder.blocks.2.attention.v.lora_B.weight" in names
     page = (adapted.folder / "report.html").read_text()
     assert "low-rank updates of rank 2" in page
-    assert "--set lora_roles=q,v,fc2" in page
+    assert "lora_roles=q,v,fc2" in page
 
 
 def test_lora_at_another_resolution(photos: Path, weights: Path, tmp_path: Path) -> None:
