@@ -123,7 +123,9 @@ def go_on(show: Show, folder: Path, asked: Mapping[str, Any], dry_run: bool) -> 
     plan = replace(plan, training=replace(plan.training, workers=settings.workers))
     if is_finished(folder):
         line = last_line(folder)
-        show.say(f"{folder} is finished: {line.get('step', plan.training.steps)} steps were made; next, {_next(folder)}.")
+        show.say(
+            f"{folder} is finished: {line.get('step', plan.training.steps)} steps were made; next, {_next(folder)}."
+        )
         return Pretrained(folder, plan.objective, line.get("step", plan.training.steps), plan.pictures, line)
     done = next(iter(steps_in(folder / TRAINING / CHECKPOINTS)), 0)
     pace = usual_pace(folder)
