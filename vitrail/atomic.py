@@ -78,6 +78,24 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def move_into(folder: Path, beside: Path, last: str) -> None:
+    """Move all that is in ``beside``, a folder on the same disk, into ``folder``, in place of what is called the same.
+
+    Each file and folder is there wholly or not at all, and ``last`` only when all others are.
+
+    Raises:
+        UserError: ``folder`` cannot be written.
+    """
+    with explained(folder):
+        for path in sorted(beside.iterdir(), key=lambda path: (path.name == last, path.name)):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+        _flush(folder)
+        beside.rmdir()
+
+
 def refuse_existing(path: Path) -> None:
     """Raise UserError when ``path`` is anything but an empty folder or nothing at all."""
     path = Path(path)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vitrail.config import Resampling, Size, suggestion
 from vitrail.errors import UserError
+from vitrail.parts import LoraConfig, Role
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,30 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise UserError(f"{name} must be at least {least}, not {value}.")
 
 
-METHODS = ("auto", "probe", "full")
+RANK = 8
+"""Of ``lora`` without a number, as the paper has it for RoBERTa base (2106.09685, table 9)."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What low-rank adaptation takes besides its rank, which the method says."""
+
+    lora_alpha: float = 8.0
+    """The update's scale is this divided by the rank: set once and left, as in the paper (2106.09685, section 4.1)."""
+    lora_roles: tuple[Role, ...] = ("q", "v")
+    """The matrices that are adapted; queries and values are the paper's choice (section 7.1)."""
+    lora_dropout: float = 0.0
+    """Of what the low-rank matrices see."""
+
+    def __post_init__(self) -> None:
+        self.of_rank(RANK)  # says what cannot be meant
+
+    def of_rank(self, rank: int) -> LoraConfig:
+        """As the model takes it."""
+        return LoraConfig(rank, self.lora_alpha, self.lora_roles, self.lora_dropout)
+
+
+METHODS = ("auto", "probe", "knn", "full", "lora")
 
 
 @dataclass(frozen=True)
@@ -116,9 +140,10 @@ class FinetuneSettings:
     architecture: str | None = None
     """What a bare state dict is, or which random model ``none`` means."""
     method: str = "auto"
-    """``probe``, ``full``, ``layers:K`` (the top K blocks), or ``auto``: probe or full, whichever suits."""
+    """``probe``, ``knn``, ``full``, ``layers:K`` (the top K blocks), ``lora`` or ``lora:R`` (of rank R), or ``auto``:
+    probe or full, whichever suits."""
     epochs: int | None = None
-    """How often each photo is trained on; None: by their number. Not for a probe."""
+    """How often each photo is trained on; None: by their number. Not for probe and knn."""
     resolution: Size | None = None
     """Height and width in pixels; None: what the weights are fed by default."""
     resampling: Resampling = "bicubic-corner"
@@ -132,12 +157,13 @@ class FinetuneSettings:
     """Share of files that may be unreadable before the run stops."""
     tensorboard: str | None = None
     """Folder for TensorBoard's curves while training."""
-    tuning: dict[str, float] = field(default_factory=dict)
-    """Fields of ``TrainSettings`` and ``Augmentation`` to depart in from the usual."""
+    tuning: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``TrainSettings``, ``Augmentation`` and ``Lora`` to depart in from the usual."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS and not re.fullmatch(r"layers:[1-9]\d*", self.method):
-            raise UserError(f"There is no method {self.method!r}{suggestion(self.method, [*METHODS, 'layers:4'])}.")
+        if self.method not in METHODS and not re.fullmatch(r"(layers|lora):[1-9]\d*", self.method):
+            known = [*METHODS, "layers:4", "lora:8"]
+            raise UserError(f"There is no method {self.method!r}{suggestion(self.method, known)}.")
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs must be at least 1, not {self.epochs}.")
         if not 0.0 < self.val_fraction < 1.0:

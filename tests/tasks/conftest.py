@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tasks.pretraining import ALL_ON, Stop, run
+from vitrail.config import EncoderConfig, ModelCard, Preprocessing, ViTConfig
+from vitrail.model.build import build
 from vitrail.report.terminal import Show
 from vitrail.tasks import pretrain_job
+from vitrail.weights.store import write_model
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
 
@@ -69,3 +73,15 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             patch.setattr(pretrain_job, "seconds_per_step", lambda *_: 0.01)
             run(photos, folder / objective, objective, tuning=tuning)
     return {objective: folder / objective for objective in ALL_ON}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of three narrow layers, 32 pixels, random: training it takes no time."""
+    config = ViTConfig(EncoderConfig(3, 24, 3, 48), (16, 16), (32, 32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build(config)
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    write_model(folder, ModelCard(config, Preprocessing((32, 32))), model.state_dict())
+    return folder
