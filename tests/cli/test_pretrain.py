@@ -55,7 +55,7 @@ def test_from_a_plan_to_a_model(vitrail: Type, data: Path, tmp_path: Path) -> No
     code, text, said = vitrail(*words)
     assert (code, text) == (0, "")
     for expected in ("Training", "loss", "img/s", "ETA", "run folder", f"vitrail finetune DATA --weights {out}"):
-        assert expected in said, expected
+        assert "".join(expected.split()) in "".join(said.split()), expected  # lines are broken anywhere
     code, text, said = vitrail("--resume", out, "--json")
     assert code == 0
     assert json.loads(text)["steps"] == 3
