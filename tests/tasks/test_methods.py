@@ -170,6 +170,26 @@ def test_wrong_settings_are_sentences(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("path,name\nblue/0.png,blue\n", "lacks the column 'label'"),
+        ("path,label\nblue/0.png,blue\nblue/0.png,red\n", "line 3, lists .* again with another label"),
+        ("path,label\nblue/0.png,\n", "line 2, has an empty cell"),
+        ("path,label\nblue/99.png,blue\n", "names pictures that are not there"),
+    ],
+)
+def test_a_bad_file_of_labels_is_a_sentence(
+    photos: Path, weights: Path, tmp_path: Path, table: str, sentence: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos / "train", data)
+    (data / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=sentence):
+        vitrail.finetune(data / "labels.csv", tmp_path / "out", weights=weights, **LORA)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("method", ["full", "layers:1", "lora:2", "probe", "knn"])
 def test_a_plan_writes_nothing_and_says_what_the_run_then_does(
     method: str, photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
