@@ -32,7 +32,7 @@ from vitrail.data.preprocess import preprocess
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
 
-FIGURE = Path(__file__).parents[1] / "docs" / "images" / "inspect" / "attention-landing"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "inspect" / "attention-landing.png"
 
 
 class LastLayer(Statistic):
@@ -96,8 +96,7 @@ def main() -> None:
         print(f"{name:<28} {100 * row['mass']:5.1f} % inside, above the area {low:+.1f} to {high:+.1f} points")
     print(record("attention_landing", findings))
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    for ending in (".png", ".svg"):
-        save(result.plot(), FIGURE.with_suffix(ending))
+    save(result.plot(), FIGURE)
 
 
 if __name__ == "__main__":

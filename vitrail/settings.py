@@ -174,3 +174,67 @@ class FinetuneSettings:
             raise UserError(f"seed must be 0 or more, not {self.seed}.")
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise UserError(f"max_unreadable must lie in [0, 1], not {self.max_unreadable}.")
+
+
+OBJECTIVES = ("masked-patches", "mae", "moco", "dino", "supervised")
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """What a pretraining run was asked to do; None: the recipe's, or the usual for model, objective and data."""
+
+    data: str
+    objective: str | None = None
+    weights: str | None = None
+    """A model to go on from; None: random weights."""
+    architecture: str | None = None
+    """A variant such as ``ViT-S/16``; with ``weights``, what a bare state dict is."""
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    patch: int | None = None
+    resolution: Size | None = None
+    """Height and width in pixels."""
+    epochs: int | None = None
+    steps: int | None = None
+    """Instead of ``epochs``."""
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    val_fraction: float = 0.2
+    """Share of each class held out where labelled data have no split of their own."""
+    max_unreadable: float = 0.1
+    """Share of files that may be unreadable before the run stops."""
+    seed: int = 0
+    workers: int = 0
+    """Processes that make views; 0: threads of this one. The result is the same."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, besides one every ten minutes."""
+    recipe: str | None = None
+    device: str | None = None
+    tensorboard: str | None = None
+    """Folder for TensorBoard's curves."""
+    memory: float = 2.0
+    """Gigabytes that decoded pictures may take; beyond it they are read again each time. The result is the same."""
+    tuning: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``TrainSettings`` and ``Augmentation``, and arguments of the objective, to depart in."""
+
+    def __post_init__(self) -> None:
+        if self.objective is None and self.recipe is None:
+            raise UserError(f"No objective is named: choose one of {', '.join(OBJECTIVES)}, or a recipe.")
+        if self.objective is not None and self.objective not in OBJECTIVES:
+            raise UserError(f"There is no objective {self.objective!r}{suggestion(self.objective, OBJECTIVES)}.")
+        for name in ("layers", "width", "heads", "patch", "epochs", "steps", "batch_size"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "workers", "memory"):
+            _at_least(name, getattr(self, name), 0)
+        if self.epochs is not None and self.steps is not None:
+            raise UserError("Both epochs and steps are given: leave one of them out.")
+        if not 0.0 < self.val_fraction < 1.0:
+            raise UserError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}.")
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise UserError(f"max_unreadable must lie in [0, 1], not {self.max_unreadable}.")
+
+
+FREE = frozenset({"workers", "device", "tensorboard", "memory"})
+"""Of a pretraining run's settings, those that may differ when it goes on."""

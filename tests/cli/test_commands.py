@@ -286,3 +286,44 @@ def test_version(vitrail: Type) -> None:
     from vitrail import __version__
 
     assert vitrail("--version").out == f"vitrail {__version__}\n"
+
+
+def test_inspect_writes_a_folder_and_says_where(vitrail: Type, data: Path, tmp_path: Path) -> None:
+    toy = ("none", "--architecture", "ViT-Ti/16", "--resolution", "32")
+    parts = ("--part", "attention-distance", "--part", "patch-filters")
+    said = vitrail("inspect", *toy, data, *parts, "--out", tmp_path / "in", "--limit", 4, "--json")
+    assert said.code == 0
+    result = json.loads(said.out)
+    assert result["images"] == 4
+    assert list(result["findings"]) == ["attention-distance", "patch-filters"]
+    assert (tmp_path / "in" / "inspect.html").is_file()
+    again = vitrail("inspect", *toy, data, "--out", tmp_path / "in")
+    assert again.code == 2
+    assert "exists already" in again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("R50", "DATA", "--part", "attention-distance"), "R50, random weights has no attention, and no positions"),
+        (("TOY", "DATA", "--layer", "13"), "There is no layer 13: the model has layers 1 to 12"),
+        (("TOY", "DATA", "--part", "distance"), "There is no part 'distance'; the nearest is attention-distance"),
+        (("TOY", "--part", "attention-maps"), "attention-maps needs pictures: name some files"),
+        (("TOY", "nowhere"), "There is no file or folder nowhere: check the path"),
+        (("TOY", "BROKEN"), "cannot be read"),
+        (("nothing-at-all", "DATA"), "nothing-at-all"),
+    ],
+)
+def test_inspect_refuses_in_a_sentence(
+    vitrail: Type, data: Path, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    known = {"DATA": [str(data)], "BROKEN": [str(broken)]}
+    known["TOY"] = ["none", "--architecture", "ViT-Ti/16", "--resolution", "32"]
+    typed = [word for name in words for word in known.get(name, [name])]
+    said = vitrail("inspect", *typed, "--out", tmp_path / "out", "--quiet")
+    assert said.code == 2
+    assert sentence in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

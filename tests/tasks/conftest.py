@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.tasks.pretraining import ALL_ON, Stop, run
 from vitrail.config import EncoderConfig, ModelCard, Preprocessing, ViTConfig
 from vitrail.model.build import build
+from vitrail.report.terminal import Show
+from vitrail.tasks import pretrain_job
 from vitrail.weights.store import write_model
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
@@ -32,6 +38,41 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             part = "train" if number < 8 else "val"
             paint(folder / part / name / f"{number}.png", colour, seed=100 * label + number)
     return folder
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining without the plan's measurement, which would be most of the work."""
+    monkeypatch.setattr(pretrain_job, "seconds_per_step", lambda *_: 0.01)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """What to stop pretraining with."""
+
+    def at(step: int, error: type[BaseException]) -> None:
+        @contextmanager
+        def training(self: Show, steps: int, done: int = 0) -> Iterator[Callable[..., None]]:
+            def advance(made: int, *_: Any) -> None:
+                if made == step:
+                    raise error
+
+            yield advance
+
+        monkeypatch.setattr(Show, "training", training)
+
+    return at
+
+
+@pytest.fixture(scope="session")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Uninterrupted pretraining runs with everything on, by objective."""
+    folder = tmp_path_factory.mktemp("whole")
+    for objective, tuning in ALL_ON.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pretrain_job, "seconds_per_step", lambda *_: 0.01)
+            run(photos, folder / objective, objective, tuning=tuning)
+    return {objective: folder / objective for objective in ALL_ON}
 
 
 @pytest.fixture(scope="session")

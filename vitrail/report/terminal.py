@@ -93,15 +93,21 @@ class Show:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     @contextmanager
-    def training(self, steps: int) -> Iterator[Callable[[int, float, float, float], None]]:
-        """A bar for training; yields what to call with steps done, mean loss, accuracy and images a second."""
-        numbers = "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[rate]:.1f} img/s"
-        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn(numbers), TextColumn("ETA"))
-        with Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
-            task = bar.add_task("", total=steps, loss=float("nan"), accuracy=0.0, rate=0.0)
-            yield lambda done, loss, accuracy, rate: bar.update(
-                task, completed=done, loss=loss, accuracy=accuracy, rate=rate
-            )
+    def training(self, steps: int, done: int = 0) -> Iterator[Callable[[int, float, float | None, float], None]]:
+        """A bar for training; yields what to call with steps done, loss, accuracy if there is one, and images a second.
+
+        Args:
+            done: steps that were made another time.
+        """
+        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console) as bar:
+            task = bar.add_task("", total=steps, completed=done, numbers="")
+
+            def advance(done: int, loss: float, accuracy: float | None, rate: float) -> None:
+                right = "" if accuracy is None else f"accuracy {accuracy:.1%}  "
+                bar.update(task, completed=done, numbers=f"loss {loss:.3f}  {right}{rate:.1f} img/s")
+
+            yield advance
 
 
 def duration(seconds: float) -> str:

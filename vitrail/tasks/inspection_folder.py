@@ -43,7 +43,10 @@ class Inspected:
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for a person."""
         rows = [("pictures", str(self.images)), ("found", ", ".join(self.findings))]
-        rows += [(f"without {part}", sentence) for part, sentence in self.absent.items()]
+        reasons: dict[str, list[str]] = {}
+        for part, sentence in self.absent.items():
+            reasons.setdefault(sentence.replace(part, "it"), []).append(part)
+        rows += [("without", f"{', '.join(parts)}: {sentence}") for sentence, parts in reasons.items()]
         return [*rows, ("page", str(self.out / "inspect.html")), ("figures", str(self.out / "figures"))]
 
 
