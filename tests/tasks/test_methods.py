@@ -157,7 +157,7 @@ def test_words_are_settings_too(photos: Path, weights: Path, tmp_path: Path) -> 
         ({"tuning": {"lora_roles": ["q", "x"]}}, "should be one of 'q', 'k', 'v'"),
         ({"tuning": {"lora_role": "q"}}, "There is no setting 'lora_role'; the nearest is lora_roles"),
         ({"tuning": {"optimizer": "lion"}}, "should be one of 'adamw', 'sgd', not 'lion'"),
-        ({"tuning": {"steps": 3}}, "There is no setting 'steps'"),
+        ({"tuning": {"steps": 3}}, "steps is not among the settings of --set: it follows from --epochs"),
         ({"tuning": {"learning_rate": "much"}}, "field 'learning_rate' should be float, not 'much'"),
         ({"tuning": {"lora_alpha": -1}}, "alpha above 0"),
     ],
