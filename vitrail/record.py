@@ -53,7 +53,12 @@ def changed(tables: Sequence[Any], changes: Mapping[str, Any], where: str = "the
         place = next((place for place, known in enumerate(fields) if name in known), None)
         if place is None:
             raise UserError(f"There is no setting {name!r}{suggestion(name, sorted(set().union(*fields)))}.")
-        mine[place][name] = bool(value) if isinstance(fields[place][name], bool) and value in (0, 1) else value
+        kind = type(fields[place][name])
+        if kind is bool and value in (0, 1):
+            value = bool(value)
+        elif kind is tuple and not isinstance(value, (list, tuple)):
+            value = [value]
+        mine[place][name] = value
     return [from_dict(type(table), {**to_dict(table), **own}, where) for table, own in zip(tables, mine, strict=True)]
 
 

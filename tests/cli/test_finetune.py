@@ -1,4 +1,4 @@
-"""``vitrail finetune``: settings that are words, a plan without a run, and going on after an interruption."""
+"""``vitrail finetune``: a plan without a run, and going on after an interruption."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vitrail.cli.finetune import _setting
 from vitrail.cli.main import main
-from vitrail.errors import UserError
 from vitrail.train.run import Run
 
 TOY = ("--weights", "none", "--architecture", "ViT-Ti/16", "--resolution", "32", "--epochs", "2", "--batch-size", "8")
@@ -51,29 +49,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).mkdir(exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
     return folder
-
-
-@pytest.mark.parametrize(
-    ("word", "value"),
-    [
-        ("mixup=0", 0),
-        ("learning_rate=5e-5", 5e-5),
-        ("clip=-1", -1),
-        ("optimizer=sgd", "sgd"),
-        ("betas=0.9,0.95", [0.9, 0.95]),
-        ("lora_roles=q, v", ["q", "v"]),
-    ],
-)
-def test_a_setting_is_a_number_a_word_or_a_list(word: str, value: Any) -> None:
-    found = _setting(word)
-    assert found == (word.partition("=")[0], value)
-    assert type(found[1]) is type(value)
-
-
-@pytest.mark.parametrize("word", ["mixup", "mixup=", "=1", ""])
-def test_what_is_no_setting_is_a_sentence(word: str) -> None:
-    with pytest.raises(UserError, match="should be NAME=VALUE"):
-        _setting(word)
 
 
 def test_a_plan_is_shown_and_nothing_is_written(vitrail: Any, data: Path, tmp_path: Path) -> None:

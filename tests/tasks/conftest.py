@@ -12,11 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+import vitrail
+from tests.tasks.interrupted import HOW, TUNING, Killed
 from tests.tasks.pretraining import ALL_ON, Stop, run
 from vitrail.config import EncoderConfig, ModelCard, Preprocessing, ViTConfig
 from vitrail.model.build import build
 from vitrail.report.terminal import Show
 from vitrail.tasks import pretrain_job
+from vitrail.tasks.finetune import Finetuned
+from vitrail.train import loop
 from vitrail.weights.store import write_model
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
@@ -85,3 +89,47 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "small"
     write_model(folder, ModelCard(config, Preprocessing((32, 32))), model.state_dict())
     return folder
+
+
+@pytest.fixture
+def go(photos: Path, weights: Path) -> Any:
+    """Fine-tune in some folder."""
+
+    def run(out: Path, **options: Any) -> Finetuned:
+        return vitrail.finetune(photos, out, weights=weights, **{**HOW, "tuning": TUNING, **options})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def intact(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+    """The intact run."""
+    out = tmp_path_factory.mktemp("intact") / "run"
+    return vitrail.finetune(photos, out, weights=weights, tuning=TUNING, **HOW)
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Raise an error after a step, once."""
+
+    def at(step: int, error: type[BaseException]) -> None:
+        original = loop._settle
+
+        def settle(state: Any, *rest: Any) -> None:
+            if state.step == step:
+                monkeypatch.setattr(loop, "_settle", original)
+                raise error
+            original(state, *rest)
+
+        monkeypatch.setattr(loop, "_settle", settle)
+
+    return at
+
+
+@pytest.fixture
+def begun(go: Any, stop_after: Any, tmp_path: Path) -> Path:
+    """A run stopped after a checkpoint at step 4."""
+    stop_after(5, Killed)
+    with pytest.raises(Killed):
+        go(tmp_path / "begun")
+    return tmp_path / "begun"

@@ -157,7 +157,7 @@ def test_words_are_settings_too(photos: Path, weights: Path, tmp_path: Path) -> 
         ({"tuning": {"lora_roles": ["q", "x"]}}, "should be one of 'q', 'k', 'v'"),
         ({"tuning": {"lora_role": "q"}}, "There is no setting 'lora_role'; the nearest is lora_roles"),
         ({"tuning": {"optimizer": "lion"}}, "should be one of 'adamw', 'sgd', not 'lion'"),
-        ({"tuning": {"steps": 3}}, "There is no setting 'steps'"),
+        ({"tuning": {"steps": 3}}, "steps is not among the settings of --set: it follows from --epochs"),
         ({"tuning": {"learning_rate": "much"}}, "field 'learning_rate' should be float, not 'much'"),
         ({"tuning": {"lora_alpha": -1}}, "alpha above 0"),
     ],
@@ -168,6 +168,26 @@ def test_wrong_settings_are_sentences(
     with pytest.raises(UserError, match=sentence):
         vitrail.finetune(photos, tmp_path / "out", weights=weights, **{**LORA, **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("path,name\nblue/0.png,blue\n", "lacks the column 'label'"),
+        ("path,label\nblue/0.png,blue\nblue/0.png,red\n", "line 3, lists .* again with another label"),
+        ("path,label\nblue/0.png,\n", "line 2, has an empty cell"),
+        ("path,label\nblue/99.png,blue\n", "names pictures that are not there"),
+    ],
+)
+def test_a_bad_file_of_labels_is_a_sentence(
+    photos: Path, weights: Path, tmp_path: Path, table: str, sentence: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos / "train", data)
+    (data / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=sentence):
+        vitrail.finetune(data / "labels.csv", tmp_path / "out", weights=weights, **LORA)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", ["full", "layers:1", "lora:2", "probe", "knn"])

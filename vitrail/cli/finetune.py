@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, assignments, print_json
 from vitrail.config import Resampling, parse_size
 from vitrail.errors import UserError
 from vitrail.settings import FinetuneSettings
@@ -88,7 +88,7 @@ def finetune(
         device=device,
         max_unreadable=max_unreadable,
         tensorboard=None if tensorboard is None else str(tensorboard),
-        tuning=dict(map(_setting, tuning or [])),
+        tuning=assignments(tuning or []),
     )
     if resume is not None and (out is not None or dry_run):
         raise UserError(f"--resume goes on in {resume}: leave out --out and --dry-run.")
@@ -115,21 +115,3 @@ def finetune(
         print_json(result.to_dict())
     elif quiet:
         print(f"{100 * result.evaluation.top1:.1f} % on {result.evaluation.images} held-out pictures: {result.folder}")
-
-
-def _setting(word: str) -> tuple[str, Any]:
-    """``mixup=0`` -> ``("mixup", 0)``; ``optimizer=sgd`` -> a word; ``betas=0.9,0.95`` -> a list."""
-    name, equals, value = word.partition("=")
-    if not name or not equals or not value:
-        raise UserError(f"{word!r} should be NAME=VALUE, such as learning_rate=5e-5 or optimizer=sgd.")
-    values = [_value(part.strip()) for part in value.split(",")]
-    return name, values if len(values) > 1 else values[0]
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text

@@ -139,7 +139,8 @@ def _training_memory(way: Course, classifier: Classifier, parameters: int) -> in
     kept = 1 + (2 if settings.optimizer == "adamw" else 1) + (1 if settings.average else 0)
     layers = config.encoder.layers
     below = max(lowest_trained(way.method, layers) - 1, 0)  # blocks that are not trained keep nothing
-    activations = training_bytes(config, 2 if settings.bf16 else 4) * (layers - below) // layers
+    # Under autocast too, the sums between blocks, norms and what they keep stay in float32.
+    activations = training_bytes(config) * (layers - below) // layers
     images = -(-settings.batch_size // settings.accumulate)
     return 2 * weight_bytes(config) + 4 * kept * parameters + activations * images
 

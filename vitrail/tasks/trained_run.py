@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from vitrail.atomic import move_into, new_folder
+from vitrail.atomic import move_into, new_file, new_folder
 from vitrail.errors import UserError
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
@@ -93,4 +93,5 @@ def _note_times(path: Path, result: Finetuned) -> None:
     """Append the run's own times to those of its steps."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if "seconds" in json.loads(line)]
-    path.write_text("".join([*kept, json.dumps(times_of(result)) + "\n"]), encoding="utf-8")
+    with new_file(path) as beside:
+        beside.write_text("".join([*kept, json.dumps(times_of(result)) + "\n"]), encoding="utf-8")

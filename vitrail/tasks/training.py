@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitrail.config import suggestion
 from vitrail.data.order import steps_per_epoch
 from vitrail.errors import UserError
 from vitrail.model.lora import add_lora
 from vitrail.model.vision import VisionTransformer
-from vitrail.record import from_dict, to_dict
+from vitrail.record import changed
 from vitrail.report.terminal import duration
 from vitrail.settings import RANK, Augmentation, FinetuneSettings, Lora, TrainSettings
 from vitrail.train.trainable import train_only
@@ -117,22 +115,13 @@ def tune(usual: TrainSettings, tuning: Mapping[str, Any]) -> tuple[TrainSettings
     Raises:
         UserError: there is no such field, or a value has the wrong type.
     """
-    fields = {cls: {e.name: e for e in dataclasses.fields(cls)} for cls in (TrainSettings, Augmentation, Lora)}
-    known = set().union(*fields.values()) - FIXED
-    if unknown := set(tuning) - known:
-        name = min(unknown)
-        raise UserError(f"There is no setting {name!r}{suggestion(name, sorted(known))}.")
-    changed: dict[type[Any], dict[str, Any]] = {cls: {} for cls in fields}
-    for name, value in tuning.items():
-        cls = next(cls for cls in fields if name in fields[cls])
-        several = isinstance(fields[cls][name].default, tuple) and not isinstance(value, (list, tuple))
-        changed[cls][name] = [value] if several else value
-    settings = from_dict(TrainSettings, {**to_dict(usual), **changed[TrainSettings]}, "the tuning")
-    return (
-        settings,
-        from_dict(Augmentation, changed[Augmentation], "the tuning"),
-        from_dict(Lora, changed[Lora], "the tuning"),
-    )
+    if fixed := set(tuning) & FIXED:
+        raise UserError(
+            f"{min(fixed)} is not among the settings of --set: it follows from --epochs, --batch-size, --seed, the "
+            "photos and this machine."
+        )
+    settings, augmentation, lora = changed([usual, Augmentation(), Lora()], tuning)
+    return settings, augmentation, lora
 
 
 def lowest_trained(method: str, layers: int) -> int:
