@@ -106,6 +106,7 @@ def test_knn_votes_as_the_library_does_and_writes_no_model(
     photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = vitrail.finetune(photos, tmp_path / "run", weights=weights, method="knn")
+    assert run.findings.suspects == []  # votes are no probabilities to doubt a label by
     assert "--method probe writes one" in " ".join(capsys.readouterr().err.split())
     assert run.neighbours is not None
     classifier = vitrail.load(weights, quiet=True)

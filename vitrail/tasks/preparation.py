@@ -88,6 +88,9 @@ def prepare(show: Show, settings: FinetuneSettings, dataset: Dataset, classifier
         logits, unseen = probe.logits(held_out), out_of_fold(known, labels[first], probe, settings.seed)
         loaded = with_head(classifier, probe, dataset)
     found = find(unseen, extracted.features, logits, train, val, twins)
+    if neighbours is not None:
+        # A few votes are no probabilities to doubt a label by: of weak features they would name a fifth of all photos.
+        found = replace(found, suspects=[])
     return Prepared(
         dataset=dataset,
         loaded=loaded,
