@@ -190,15 +190,17 @@ class Inspection:
             with torch.inference_mode():
                 last = attention_weights(model, image, [layer])[0].mean(dim=1)  # (1, N, N)
             observe(lambda batch, trace: model.encode(batch, 1, trace), [image], [rolled])
-            found = {f"layer {layer + 1}": last, "rollout": rolled.product}
+            found = {
+                f"layer {layer + 1}": to_patches(last, config, query),
+                "rollout": to_patches(rolled.product, config, query),
+            }
             if model.classifier is not None and bool(model.classifier.weight.any()):
-                found["for the class"] = relevance(model, image).matrix
-            for name, matrix in found.items():
-                shares = to_patches(matrix, config, query)[0]
+                found["for the class"] = relevance(model, image).to_patches(config)
+            for name, (shares,) in found.items():
                 maps.setdefault(name, []).append(shares / shares.sum().clamp(min=1e-12))
         if "for the class" not in maps:
             notes.append("The model has no trained classifier, so there is no map for a class.")
-        notes.append(f"Asked by {asked_by}.")
+        notes.append(f"Asked by {asked_by}; for the class, by what the head reads.")
         return AttentionMaps(
             pictures=np.stack([np.asarray(one.picture) for one in self.shown]),
             names=tuple(one.name for one in self.shown),
