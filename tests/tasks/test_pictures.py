@@ -76,7 +76,7 @@ def test_tensors_do_as_well(photos: Path) -> None:
 def test_tensors_that_are_no_images_and_limits_that_leave_none_are_refused() -> None:
     with pytest.raises(UserError, match=r"\(B, C, H, W\), not torch.float32 of shape \(3, 16, 24\)"):
         Pictures(torch.zeros(3, 16, 24), HOW)
-    with pytest.raises(UserError, match="not torch.uint8 of shape"):
+    with pytest.raises(UserError, match=r"not torch.uint8 of shape"):
         Pictures(torch.zeros(1, 3, 16, 24, dtype=torch.uint8), HOW)
     for limit in (0, -3):
         with pytest.raises(UserError, match=f"At least 1 picture must be looked at, not {limit}"):

@@ -129,15 +129,10 @@ class Relevance:
         The paper takes the class token's row. Where the head reads patches (their mean, or attention pooling)
         that row says nothing, and what a patch has of itself, the identity, would drown the rest: it is left out.
         """
-        special, own = len(config.tokens), torch.eye(config.sequence, dtype=self.matrix.dtype, device=self.matrix.device)
-        read: set[int] = set()
-        for part in config.head.parts:
-            if part == "map":
-                read |= set(range(config.sequence))
-            elif part == "mean":
-                read |= set(range(special, config.sequence))
-            else:
-                read.add(config.tokens.index(part))
+        special, everything = len(config.tokens), range(config.sequence)
+        tokens = {"map": everything, "mean": everything[special:]}
+        read = {token for part in config.head.parts for token in tokens.get(part) or (config.tokens.index(part),)}
+        own = torch.eye(config.sequence, dtype=self.matrix.dtype, device=self.matrix.device)
         rows = (self.matrix - own)[:, sorted(read), special:]  # (B, read, h w)
         return rows.sum(dim=1).reshape(-1, *config.grid)
 

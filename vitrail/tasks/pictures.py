@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import Preprocessing, Size
+from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size, size_text
 from vitrail.data.batches import batches
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.data.sources import find_images
 from vitrail.errors import UserError
+from vitrail.model.vision import VisionTransformer
 
 SIDE = 224
 """Pixels of the longer side of a picture for people."""
@@ -157,3 +158,26 @@ def _picture(pixels: np.ndarray, how: Preprocessing) -> Image.Image:
     values = (pixels.transpose(1, 2, 0) * how.std + how.mean) * 255 + 0.5  # (H, W, C)
     values = values[..., :3] if values.shape[2] >= 3 else np.repeat(values[..., :1], 3, axis=2)  # (H, W, 3)
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def fed(module: nn.Module, images: object, preprocessing: Preprocessing | None, size: Size | None) -> Preprocessing:
+    """What a bare module is fed: a tensor says its size and channels itself, files are made what is asked for.
+
+    Raises:
+        UserError: two of these contradict each other.
+    """
+    channels = 3
+    if isinstance(images, Tensor) and images.ndim == 4:
+        channels, given = images.shape[1], (images.shape[2], images.shape[3])
+        if size not in (None, given):
+            raise UserError(f"The images are tensors of {size_text(given)} pixels already: leave the resolution out.")
+        size = given
+    if isinstance(module, VisionTransformer):
+        channels, size = module.config.channels, size or module.config.image_size
+    if preprocessing is None:
+        usual = channels == len(IMAGENET_MEAN)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((0.5,) * channels, (0.5,) * channels)
+        preprocessing = Preprocessing(mean=mean, std=std)
+    elif len(preprocessing.mean) != channels:
+        raise UserError(f"The preprocessing has {len(preprocessing.mean)} channels where there are {channels}.")
+    return preprocessing if size is None else preprocessing.at(size)
