@@ -47,7 +47,7 @@ def main() -> None:
             wanted = ("top1", "interval", "calibration_error", "minutes", "epochs", "training_images_per_second")
             findings[name] = {key: result[key] for key in wanted}
             print(name, findings[name], flush=True)
-        right = [_right(Path(scratch) / name / "predictions.csv") for name in ("few full", "few probe")]
+        right = [right(Path(scratch) / name / "predictions.csv") for name in ("few full", "few probe")]
     difference, low, high = paired_bootstrap(*right)
     findings["few full - few probe"] = {"difference": difference, "interval": [low, high]}
     low_to_high = f"{100 * low:+.1f} to {100 * high:+.1f}"
@@ -55,7 +55,7 @@ def main() -> None:
     print(record("full", findings))
 
 
-def _right(table: Path) -> np.ndarray:
+def right(table: Path) -> np.ndarray:
     """Whether each held-out photo was classified correctly, in the order of their paths."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["path"])

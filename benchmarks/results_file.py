@@ -12,12 +12,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def record(name: str, findings: Any) -> Path:
-    """Write ``results/<name>.json``: the findings and the machine they were made on."""
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    """Write ``results/<name>.json``, where the name may have folders: the findings and their machine."""
     path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "findings": findings}, indent=2) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), "findings": findings}, indent=2) + "\n")
     return path
+
+
+def machine() -> dict[str, Any]:
+    """What a benchmark was run on."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def _processor() -> str:

@@ -16,6 +16,7 @@ _TASKS = {
     "load": "vitrail.tasks.classifier",
     "finetune": "vitrail.tasks.finetune",
     "inspect": "vitrail.tasks.inspection",
+    "pretrain": "vitrail.tasks.pretrain",
 }
 
 __all__ = ["__version__", *_TASKS]
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vitrail.tasks.classifier import Classifier, load
     from vitrail.tasks.finetune import finetune
     from vitrail.tasks.inspection import inspect
+    from vitrail.tasks.pretrain import pretrain
 
 
 def __getattr__(name: str) -> Any:

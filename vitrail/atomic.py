@@ -32,14 +32,14 @@ def new_file(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} is a folder: name a file to write.")
     beside: Path | None = None
     try:
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
             os.close(handle)
             beside = Path(name)
-        with _explained(path, _FULL):
+        with explained(path, _FULL):
             yield beside
-        with _explained(path):
+        with explained(path):
             _flush(beside)
             beside.chmod(0o666 & ~_umask())  # mkstemp makes files private; ours are ordinary ones
             beside.replace(path)
@@ -60,13 +60,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     beside: Path | None = None
     try:
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        with _explained(path, _FULL):
+        with explained(path, _FULL):
             yield beside
         refuse_existing(path)  # again: someone else may have written there meanwhile
-        with _explained(path):
+        with explained(path):
             _make_ordinary(beside)
             _flush_all(beside)
             if path.is_dir():  # an empty folder: rename onto it is what only POSIX allows
@@ -78,10 +78,28 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def move_into(folder: Path, beside: Path, last: str) -> None:
+    """Move all that is in ``beside``, a folder on the same disk, into ``folder``, in place of what is called the same.
+
+    Each file and folder is there wholly or not at all, and ``last`` only when all others are.
+
+    Raises:
+        UserError: ``folder`` cannot be written.
+    """
+    with explained(folder):
+        for path in sorted(beside.iterdir(), key=lambda path: (path.name == last, path.name)):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+        _flush(folder)
+        beside.rmdir()
+
+
 def refuse_existing(path: Path) -> None:
     """Raise UserError when ``path`` is anything but an empty folder or nothing at all."""
     path = Path(path)
-    with _explained(path):
+    with explained(path):
         free = not any(path.iterdir()) if path.is_dir() else not path.exists()
     if not free or path.is_symlink():
         raise UserError(_EXISTS.format(path))
@@ -106,7 +124,7 @@ _MENDABLE = frozenset(_FULL | _DENIED | _BLOCKED | _TAKEN | _TOO_LONG)
 
 
 @contextmanager
-def _explained(path: Path, mendable: Set[int] = _MENDABLE) -> Iterator[None]:
+def explained(path: Path, mendable: Set[int] = _MENDABLE) -> Iterator[None]:
     """Turn the errors a person can mend into sentences and let the others pass.
 
     While the caller writes, only a full disk is explained: a photo it may not read is not about ``path``.

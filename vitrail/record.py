@@ -7,9 +7,10 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from vitrail.config import suggestion
 from vitrail.errors import UserError
 
 T = TypeVar("T")
@@ -38,6 +39,27 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "the configura
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             raise UserError(f"{where} lacks the field {name!r}.")
     return cls(**values)
+
+
+def changed(tables: Sequence[Any], changes: Mapping[str, Any], where: str = "the tuning") -> list[Any]:
+    """Dataclasses of ours with some fields changed, each in the first that has a field of that name.
+
+    Raises:
+        UserError: none has such a field (the nearest is named), or a value has the wrong type.
+    """
+    fields = [{entry.name: getattr(table, entry.name) for entry in dataclasses.fields(table)} for table in tables]
+    mine: list[dict[str, Any]] = [{} for _ in tables]
+    for name, value in changes.items():
+        place = next((place for place, known in enumerate(fields) if name in known), None)
+        if place is None:
+            raise UserError(f"There is no setting {name!r}{suggestion(name, sorted(set().union(*fields)))}.")
+        kind = type(fields[place][name])
+        if kind is bool and value in (0, 1):
+            value = bool(value)
+        elif kind is tuple and not isinstance(value, (list, tuple)):
+            value = [value]
+        mine[place][name] = value
+    return [from_dict(type(table), {**to_dict(table), **own}, where) for table, own in zip(tables, mine, strict=True)]
 
 
 def to_json(document: Any, indent: int | None = None) -> str:

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitrail.config import Augmentation, Preprocessing
+from vitrail.config import Preprocessing
 from vitrail.data import augment as module
 from vitrail.data.augment import augment
 from vitrail.data.order import generator
 from vitrail.data.preprocess import preprocess
+from vitrail.settings import Augmentation
 
 HOW = Preprocessing((32, 24))
 

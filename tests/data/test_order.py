@@ -7,7 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.data.order import batch_at, generator, steps_per_epoch
+from vitrail.data.order import Purpose, batch_at, generator, pieces, steps_per_epoch
+
+PURPOSES: tuple[Purpose, ...] = ("view", "step", "sample")
 
 
 @given(samples=st.integers(1, 300), batch_size=st.integers(1, 70), seed=st.integers(0, 5), epoch=st.integers(0, 3))
@@ -18,7 +20,9 @@ def test_an_epoch_is_every_sample_once_in_even_batches(samples: int, batch_size:
     assert Counter(sample for _, batch in dealt for sample in batch) == Counter(range(samples))
     sizes = [len(batch) for _, batch in dealt]
     assert max(sizes) <= batch_size
-    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) - min(sizes) <= (1 if batch_size % 2 else 2)
+    if batch_size % 2 == 0:
+        assert not any(size % 2 for size in sizes[:-1]), "pairs stay together"
 
 
 def test_epochs_and_seeds_differ_and_places_do_not() -> None:
@@ -26,5 +30,15 @@ def test_epochs_and_seeds_differ_and_places_do_not() -> None:
     assert first != second
     assert first != other
     assert generator(3, "view", 2, 1).random() == generator(3, "view", 2, 1).random()
-    draws = {generator(3, purpose, *place).random() for purpose in ("view", "step") for place in ((2, 1), (1, 2))}
-    assert len(draws) == 4
+    draws = {generator(3, purpose, *place).random() for purpose in PURPOSES for place in ((2, 1), (1, 2))}
+    assert len(draws) == 6
+
+
+@given(size=st.integers(1, 60), count=st.integers(1, 9))
+def test_pieces_are_the_batch_in_order_and_divide_no_pair(size: int, count: int) -> None:
+    cut = pieces(range(100, 100 + size), count)
+    assert [sample for piece in cut for sample in piece] == list(range(100, 100 + size))
+    assert len(cut) == min(count, (size + 1) // 2)
+    assert all(cut)
+    assert not any(len(piece) % 2 for piece in cut[:-1])
+    assert max(map(len, cut)) - min(map(len, cut)) <= 3

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, TrainSettings, ViTConfig, registered, variant
+from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, ViTConfig, registered, variant
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.encoder import Trace
 from vitrail.model.lora import LoraLinear, add_lora, lora_config, lora_parameters, merge
 from vitrail.model.vision import VisionTransformer
 from vitrail.parts import ROLES, LoraConfig
-from vitrail.train.optimizer import adamw, decays
+from vitrail.settings import TrainSettings
+from vitrail.train.optimizer import decays, optimizer_of
 
 TOY = ViTConfig(
     encoder=EncoderConfig(layers=3, width=24, heads=3, mlp_width=32),
@@ -217,7 +218,7 @@ def test_the_optimiser_groups_adapters_by_layer() -> None:
         if ".lora_" in name:
             assert model.depth(name) == int(name.split(".")[2]) + 1
             assert decays(name, parameter)
-    groups = adamw(model, model.depth, TrainSettings(steps=1, layer_decay=0.5), top=4).param_groups
+    groups = optimizer_of(model, TrainSettings(steps=1, layer_decay=0.5), model.depth, top=4).param_groups
     assert [group["share"] for group in groups] == [0.125, 0.25, 0.5, 1.0, 1.0]
     assert [len(group["params"]) for group in groups] == [4, 4, 4, 1, 1]
 
@@ -252,7 +253,7 @@ def test_a_few_steps_lower_the_loss() -> None:
     labels = torch.arange(6) % 5
     add_lora(model, replace(USUAL, dropout=0.1), train_classifier=False)
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".lora_" not in name}
-    optimiser = adamw(model, model.depth, TrainSettings(steps=8, learning_rate=1e-2), top=4)
+    optimiser = optimizer_of(model, TrainSettings(steps=8, learning_rate=1e-2), model.depth, top=4)
     losses = []
     for _ in range(8):
         loss = F.cross_entropy(model(images), labels)

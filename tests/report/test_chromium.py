@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitrail.config import FinetuneSettings
 from vitrail.evaluate.metrics import evaluate_logits
 from vitrail.record import to_dict
 from vitrail.report.page import Album, Mistake, Photo, render
 from vitrail.report.run import Alike, Candidate, Predicted, Result, Run, Suspected
+from vitrail.settings import FinetuneSettings
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")

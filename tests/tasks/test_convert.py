@@ -168,7 +168,8 @@ def test_pre_logits_are_seen_by_the_runner(tmp_path: Path) -> None:
     classifier = load(source, device="cpu")
     images = torch.randn(2, 3, 32, 32)
     expected = classifier.model(images)
-    assert torch.allclose(classifier.runner.logits(images)[1], expected.detach(), atol=0.05)  # in bf16 where native
+    runner = replace(classifier.runner, bf16=False)  # where it is native, the runner's own way is coarser
+    assert torch.allclose(runner.logits(images)[1], expected.detach(), atol=1e-5)
 
 
 def test_schemes_without_learned_tables_survive_a_folder(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitrail.config import FinetuneSettings
+from vitrail.settings import FinetuneSettings
 from vitrail.tasks.training import choose_method, usual_epochs
 
 

@@ -2,185 +2,147 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vitrail.config import Augmentation, EncoderConfig, HeadConfig, Preprocessing, TrainSettings, ViTConfig
+from tests.train.toys import LABELS, STILL, Modular, Step, View, begin, run
+from vitrail.config import Preprocessing
 from vitrail.errors import UserError
-from vitrail.model.build import build
-from vitrail.objectives.objective import Objective
-from vitrail.objectives.supervised import Supervised, _mixed
-from vitrail.train.average import WeightAverage
-from vitrail.train.loop import descend, train
-from vitrail.train.optimizer import adamw
-from vitrail.train.schedule import warmup_cosine
+from vitrail.objectives.supervised import Supervised
+from vitrail.settings import Augmentation, TrainSettings
+from vitrail.train.loop import train
+from vitrail.train.state import State
 from vitrail.train.trainable import train_only
 
-CONFIG = ViTConfig(
-    EncoderConfig(3, 24, 3, 48, dropout=0.1, drop_path=0.2, layer_scale=1e-2),
-    (8, 8),
-    (16, 16),
-    head=HeadConfig(("class", "mean"), 2, classes=3),
-)
-PHOTOS = [
-    Image.fromarray(np.random.default_rng(i).integers(0, 60, (20, 20, 3), dtype=np.uint8) + np.uint8(60 * (i % 3)))
-    for i in range(21)
-]
-LABELS = torch.arange(21) % 3
-CPU = torch.device("cpu")
+PLAIN = Augmentation(mixup=0, cutmix=0, operations=0, erase=0)
 
 
-def run(
-    settings: TrainSettings, objective: Objective[nn.Module] | None = None
-) -> tuple[nn.Module, list[float], dict[str, Tensor]]:
-    model = build(CONFIG)
-    objective = objective or Supervised(Preprocessing((16, 16)), Augmentation())
-    optimizer = adamw(model, model.depth, settings, top=4)
-
-    def view(sample: int, chance: np.random.Generator) -> Tensor:
-        return objective.views(PHOTOS[sample], chance)
-
-    steps = list(train(model, objective, view, LABELS, optimizer, settings, CPU, bf16=False))
-    assert [step.done for step, _ in steps] == list(range(1, settings.steps + 1))
-    return model, [step.loss for step, _ in steps], steps[-1][1].state(model)
+def supervised(policy: Augmentation | None = None, smoothing: float = 0.1) -> Supervised:
+    return Supervised(Preprocessing((16, 16)), policy or Augmentation(), smoothing)
 
 
 def test_the_same_settings_are_the_same_run_to_the_bit() -> None:
     settings = TrainSettings(12, 8, learning_rate=1e-3)
-    torch.manual_seed(1)
-    first, losses, averages = run(settings)
-    torch.manual_seed(2)
-    second, again, other = run(settings)
-    assert losses == again
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
-        assert torch.equal(averages[name], other[name]), name
-    _, different, _ = run(TrainSettings(12, 8, learning_rate=1e-3, seed=1))
-    assert different != losses
+    first: list[Step] = []
+    again: list[Step] = []
+    different: list[Step] = []
+    one, other = run(settings, tell=first.append), run(settings, tell=again.append)
+    assert [step.done for step in first] == list(range(1, 13))
+    assert first == again
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, other.tensors()[name]), name
+    run(replace(settings, seed=1), tell=different.append)
+    assert [step.loss for step in different] != [step.loss for step in first]
 
 
 def test_it_learns() -> None:
-    plain = Augmentation(mixup=0, cutmix=0, operations=0, erase=0)
-    _, losses, _ = run(TrainSettings(60, 21, learning_rate=3e-3), Supervised(Preprocessing((16, 16)), plain, 0.0))
-    assert np.mean(losses[-5:]) < 0.4 * losses[0]
+    steps: list[Step] = []
+    settings = TrainSettings(60, 21, learning_rate=3e-3)
+    run(settings, tell=steps.append, objective=supervised(PLAIN, 0.0), evaluate=None, policy=PLAIN)
+    assert np.mean([step.loss for step in steps[-5:]]) < 0.4 * steps[0].loss
+    assert steps[-1].metrics["accuracy"] > steps[0].metrics["accuracy"]
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence() -> None:
     class Broken(Supervised):
         def loss(
-            self, model: nn.Module, views: Tensor, labels: Tensor, chance: np.random.Generator
-        ) -> tuple[Tensor, int]:
-            value, correct = super().loss(model, views, labels, chance)
-            return value * float("nan"), correct
+            self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+        ) -> tuple[Tensor, dict[str, float]]:
+            value, metrics = super().loss(model, views, labels, chances)
+            return value * float("nan"), metrics
 
     with pytest.raises(UserError, match="The loss became nan at step 1: lower the learning rate"):
-        run(TrainSettings(3, 8), Broken(Preprocessing((16, 16)), Augmentation()))
+        run(TrainSettings(3, 8), objective=Broken(Preprocessing((16, 16)), Augmentation()), evaluate=None)
 
 
-def test_the_gradient_is_clipped_by_its_global_norm() -> None:
-    weight = nn.Parameter(torch.zeros(4))
-    holder = nn.Module()
-    holder.register_parameter("weight", weight)
-    optimizer = torch.optim.SGD([{"params": [weight], "share": 0.5}], lr=1.0)
-    descend(holder, (torch.tensor([3.0, 0.0, 4.0, 0.0]) * weight).sum(), optimizer, rate=0.1, clip=1.0)
-    assert torch.allclose(weight.detach(), -0.05 * torch.tensor([0.6, 0.0, 0.8, 0.0]), atol=1e-6)
+class Slope(Supervised):
+    """A gradient known in advance, of one weight."""
+
+    def loss(
+        self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+    ) -> tuple[Tensor, dict[str, float]]:
+        return 3.0 * model.bias[0] + 4.0 * model.bias[1] + 0.0 * model.weight.sum(), {}  # type: ignore[index, operator, union-attr]
 
 
-@given(steps=st.integers(1, 500), warmup=st.floats(0.0, 0.9))
-def test_the_rate_rises_then_falls_within_bounds(steps: int, warmup: float) -> None:
-    rates = [warmup_cosine(step, steps, warmup) for step in range(steps)]
-    assert all(0.0 <= rate <= 1.0 + 1e-9 for rate in rates)
-    top = rates.index(max(rates))
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
+@pytest.mark.parametrize(("clip", "norm"), [(1.0, 1.0), (None, 5.0), (0.0, 5.0), (10.0, 5.0)])
+def test_the_gradient_is_clipped_by_its_global_norm(clip: float | None, norm: float) -> None:
+    settings = TrainSettings(
+        1, 8, optimizer="sgd", learning_rate=0.1, clip=clip, warmup=0.0, schedule="constant", weight_decay=0.0
+    )
+    objective, model = Slope(Preprocessing((16, 16)), PLAIN), nn.Linear(2, 2)
+    before, steps = model.bias.detach().clone(), list[Step]()
+    state = State.start(model, objective.modules, settings)
+    train(state, objective, View(), LABELS, settings, torch.device("cpu"), tell=steps.append)
+    assert torch.allclose(before - model.bias.detach(), 0.1 * norm * torch.tensor([0.6, 0.8]), atol=1e-6)
+    assert steps[0].gradient_norm == pytest.approx(5.0)
 
 
-def test_the_cosine_is_half_way_down_half_way_through() -> None:
-    assert warmup_cosine(50, 100, 0.0) == pytest.approx(0.5)
-    assert warmup_cosine(0, 100, 0.1) == pytest.approx(1 / 11)
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_accumulated_gradients_are_those_of_the_large_batch(count: int) -> None:
+    """Batches of six, eight and seven, so that pieces are unequal; no dropout, no batch norm."""
+    settings = TrainSettings(6, 8, learning_rate=1e-3, optimizer="sgd", average=0.3)
+    whole: list[Step] = []
+    cut: list[Step] = []
+    options = {"objective": supervised(Augmentation(mixing=0.7)), "evaluate": None, "config": STILL}
+    one = run(settings, tell=whole.append, **options)  # type: ignore[arg-type]
+    other = run(replace(settings, accumulate=count), tell=cut.append, **options)  # type: ignore[arg-type]
+    assert {step.images for step in whole} == {6, 7, 8}
+    for name, tensor in one.tensors().items():
+        assert torch.allclose(tensor, other.tensors()[name], atol=1e-6), name
+    assert [step.loss for step in cut] == pytest.approx([step.loss for step in whole], abs=1e-6)
+    assert [step.metrics for step in cut] == [pytest.approx(step.metrics) for step in whole]
 
 
-def test_only_matrices_decay_and_deeper_layers_learn_faster() -> None:
-    model = build(CONFIG)
-    optimizer = adamw(model, model.depth, TrainSettings(1, weight_decay=0.05, layer_decay=0.5), top=4)
-    seen = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            name = next(n for n, p in model.named_parameters() if p is parameter)
-            seen[name] = (group["weight_decay"], group["share"])
-    assert set(seen) == {name for name, _ in model.named_parameters()}
-    assert seen["encoder.blocks.0.attention.qkv.weight"] == (0.05, 0.5**3)
-    assert seen["patches.projection.weight"] == (0.05, 0.5**4)
-    assert seen["classifier.weight"] == (0.05, 1.0)
-    for name in ("norm.weight", "classifier.bias", "position.grid", "position.tokens", "tokens"):
-        assert seen[name][0] == 0.0, name
-    assert seen["encoder.blocks.2.scale1.scale"] == (0.0, 0.5)
+def test_what_compares_a_batch_cannot_be_accumulated() -> None:
+    class Contrasting(Modular):
+        in_batch = True
+
+    with pytest.raises(UserError, match="set accumulate to 1"):
+        run(TrainSettings(2, 8, accumulate=2), objective=Contrasting())
+
+
+def test_going_back_needs_a_folder() -> None:
+    with pytest.raises(UserError, match="needs a folder"):
+        run(TrainSettings(2, 8, on_spike="rollback", checkpoint_every=1))
 
 
 def test_layers_below_do_not_move() -> None:
-    model = build(CONFIG)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    count = train_only(model, model.depth, lowest=3)
-    assert count == sum(p.numel() for n, p in model.named_parameters() if "blocks.2" in n or n[:4] in ("norm", "clas"))
     settings = TrainSettings(4, 8, learning_rate=1e-2)
-    objective = Supervised(Preprocessing((16, 16)), Augmentation())
-    optimizer = adamw(model, model.depth, settings, top=4)
-    steps = train(
-        model, objective, lambda i, chance: objective.views(PHOTOS[i], chance), LABELS, optimizer, settings, CPU, False
-    )
-    average = [average for _, average in steps][-1]
-    for name, tensor in average.state(model).items():
+    objective = supervised()
+    state = begin(settings, objective)
+    model = state.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    count = train_only(model, model.depth, lowest=3)  # type: ignore[arg-type]
+    assert count == sum(p.numel() for n, p in model.named_parameters() if "blocks.2" in n or n[:4] in ("norm", "clas"))
+    state = type(state).start(model, objective.modules, settings, model.depth, 4)  # type: ignore[arg-type]
+    train(state, objective, View(), LABELS, settings, torch.device("cpu"))
+    for name, tensor in state.averaged().items():
         frozen = not ("blocks.2" in name or name.startswith(("norm.", "classifier.")))
         assert torch.equal(tensor, before[name]) == frozen, name
 
 
-def test_the_average_of_what_does_not_change_is_itself_and_a_horizon_of_one_is_the_weights() -> None:
-    layer = nn.Linear(3, 3)
-    still, current = WeightAverage(layer, 20.0), WeightAverage(layer, 1.0)
-    kept = layer.weight.detach().clone()
-    for step in range(1, 6):
-        still.update(layer, step)
-    assert torch.allclose(still.state(layer)["weight"], kept)
-    with torch.no_grad():
-        layer.weight.add_(1.0)
-    current.update(layer, 6)
-    still.update(layer, 6)
-    assert torch.equal(current.state(layer)["weight"], layer.weight)
-    assert 0.0 < float((still.state(layer)["weight"] - kept).mean()) < 1.0
+def test_an_objectives_modules_learn_and_are_averaged_with_the_model() -> None:
+    objective = Modular()
+    first = {name: tensor.clone() for name, tensor in objective.modules.state_dict().items()}
+    state = run(TrainSettings(4, 8, learning_rate=1e-2, average=0.9), objective=objective)
+    for name, tensor in objective.modules.state_dict().items():
+        assert not torch.equal(tensor, first[name]) or name == "follower.bias", name
+    assert "average.objective.norm.weight" in state.tensors()
+    assert "average.objective.follower.weight" not in state.tensors()
+    assert set(state.averaged()) == set(state.model.state_dict())
 
 
-def test_without_mixing_the_loss_is_cross_entropy() -> None:
-    model = build(CONFIG).eval()
-    views, labels = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
-    objective = Supervised(Preprocessing((16, 16)), Augmentation(mixing=0.0), smoothing=0.1)
-    with torch.no_grad():
-        loss, correct = objective.loss(model, views, labels, np.random.default_rng(0))
-        model.classifier.weight.normal_()  # type: ignore[union-attr]
-        expected = F.cross_entropy(model(views), labels, label_smoothing=0.1)
-        again, _ = objective.loss(model, views, labels, np.random.default_rng(0))
-    assert loss == pytest.approx(math.log(3), rel=1e-5), "a zero head says every class is as likely"
-    assert again == pytest.approx(float(expected))
-    assert 0 <= correct <= 5
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind"),
-    [(Augmentation(mixup=1.0, cutmix=0.0, mixing=1.0), "mixup"), (Augmentation(mixup=0.0, mixing=1.0), "cutmix")],
-)
-def test_the_share_that_is_said_is_the_share_that_is_there(policy: Augmentation, kind: str) -> None:
-    images = torch.stack([torch.full((3, 20, 30), float(value)) for value in range(4)])
-    for seed in range(40):
-        chance = np.random.default_rng(seed)
-        partner = torch.tensor([1, 2, 3, 0])
-        mixed, own = _mixed(images, partner, policy, chance)
-        share = own * torch.arange(4.0) + (1 - own) * partner
-        assert torch.allclose(mixed.mean(dim=(1, 2, 3)), share, atol=1e-4), kind
-    assert torch.equal(images[2], torch.full((3, 20, 30), 2.0)), "the originals stay as they are"
+def test_evaluations_that_get_no_better_end_it(tmp_path: Path) -> None:
+    scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.2, 0.9])
+    settings = TrainSettings(20, 8, evaluate_every=2, patience=3, checkpoint_minutes=0, keep=1)
+    state = run(settings, tmp_path, evaluate=lambda state: (next(scores), {}))
+    assert state.step == 10
+    assert (state.decisions.best, state.decisions.best_step) == (0.5, 4)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000010"]
+    assert run(settings, tmp_path, evaluate=None).step == 10, "what has ended is not gone on with"

@@ -7,9 +7,10 @@ from typing import Annotated, get_args
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
-from vitrail.config import Resampling
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, assignments, print_json
+from vitrail.config import Resampling, parse_size
 from vitrail.errors import UserError
+from vitrail.settings import FinetuneSettings
 
 
 def finetune(
@@ -17,15 +18,20 @@ def finetune(
         str,
         typer.Argument(
             help="Labelled pictures: a folder of {train,val}/<class>/ or of <class>/, a CSV with the columns path and "
-            "label (and split), or a built-in set: mnist-5k, digits."
+            "label (and split), or a built-in set: mnist-5k, digits.",
+            show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A run that was interrupted in training: go on.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan, memory and measured time alone.")] = False,
     weights: Annotated[
         str,
         typer.Option(
-            help="Pretrained weights: a short name (dinov2-small, vit-base-patch16-224, saliency-s14), a hub id, a "
-            "Vitrail, Hugging Face or timm folder or file, or none for random ones."
+            help="Pretrained weights: dinov2-small, saliency-s14, a hub id, a folder or file of Vitrail, Hugging Face "
+            "or timm, or none."
         ),
     ] = "dinov2-small",
     architecture: Annotated[
@@ -35,8 +41,8 @@ def finetune(
     method: Annotated[
         str,
         typer.Option(
-            help="probe: a linear classifier on the model's features; full: then train the model too; layers:K: its "
-            "top K layers; auto: probe or full, as the photos and this machine suggest."
+            help="probe: a linear classifier on the features; full: then train the model too; layers:K: its top K "
+            "layers; lora, lora:R: low-rank updates; knn: only measure; auto: probe or full."
         ),
     ] = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="How often each photo is trained on.")] = None,
@@ -55,9 +61,9 @@ def finetune(
     max_unreadable: Annotated[float, typer.Option(help="Stop if more than this share cannot be read.")] = 0.1,
     tuning: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=NUMBER", help="A training setting, such as learning_rate=5e-5 or mixup=0."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A training setting, such as mixup=0 or optimizer=sgd."),
     ] = None,
-    tensorboard: Annotated[Path | None, typer.Option(help="A folder for TensorBoard's curves while training.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="A folder for TensorBoard's curves.")] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     quiet: Quiet = False,
@@ -65,42 +71,47 @@ def finetune(
 ) -> None:
     """Train a classifier of your pictures from a pretrained Vision Transformer.
 
-    Its features of each picture are computed once and kept. The run folder is a model that evaluate,
-    predict and embed take.
+    Its features of each picture are computed once and kept. The run folder is a
+    model that evaluate, predict and embed take.
     """
-    from vitrail.tasks import finetune as task
-
-    result = task.finetune(
-        data,
-        out,
+    settings = FinetuneSettings(
+        data=data,
         weights=weights,
         architecture=architecture,
         method=method,
         epochs=epochs,
-        resolution=resolution,
+        resolution=None if resolution is None else parse_size(resolution),
         resampling=resampling,
         val_fraction=val_fraction,
         seed=seed,
         batch_size=batch_size,
         device=device,
         max_unreadable=max_unreadable,
-        tensorboard=tensorboard,
-        tuning=_numbers(tuning or []),
-        quiet=quiet,
+        tensorboard=None if tensorboard is None else str(tensorboard),
+        tuning=assignments(tuning or []),
     )
+    if resume is not None and (out is not None or dry_run):
+        raise UserError(f"--resume goes on in {resume}: leave out --out and --dry-run.")
+    if resume is None and not data:
+        raise UserError("No data are named: give a folder, a CSV file or a built-in set, or --resume RUN.")
+    if dry_run:
+        from vitrail.tasks.dry_run import plan
+
+        planned = plan(settings, quiet)
+        if as_json:
+            print_json(planned.to_dict())
+        elif quiet:
+            print(planned.summary())
+        return
+    from vitrail.tasks import finetune as task
+
+    if resume is not None:
+        result = task.resume(resume, settings, quiet)
+    elif out is not None:
+        result = task.run(settings, out, quiet)
+    else:
+        raise UserError("No run folder is named: give --out RUN, a folder to make.")
     if as_json:
         print_json(result.to_dict())
     elif quiet:
         print(f"{100 * result.evaluation.top1:.1f} % on {result.evaluation.images} held-out pictures: {result.folder}")
-
-
-def _numbers(words: list[str]) -> dict[str, float]:
-    """``["mixup=0"]`` -> ``{"mixup": 0.0}``."""
-    numbers: dict[str, float] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        try:
-            numbers[name] = int(value) if value.isdigit() else float(value)
-        except ValueError:
-            raise UserError(f"{word!r} should be NAME=NUMBER, such as learning_rate=5e-5.") from None
-    return numbers

@@ -18,6 +18,8 @@ from vitrail.cli.finetune import finetune
 from vitrail.cli.inspect import inspect
 from vitrail.cli.parity import parity
 from vitrail.cli.predict import predict
+from vitrail.cli.pretrain import pretrain
+from vitrail.cli.recipes import recipes
 from vitrail.cli.report import report
 from vitrail.cli.show import show
 from vitrail.errors import UserError
@@ -29,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (finetune, evaluate, predict, embed, inspect, report, convert, show, parity):
+for command in (finetune, pretrain, evaluate, predict, embed, inspect, report, convert, show, parity, recipes):
     app.command()(command)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from vitrail.errors import UserError
 from vitrail.record import to_json
 
 Json = Annotated[
@@ -24,3 +26,30 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by defau
 def print_json(document: Any) -> None:
     """One document on standard output."""
     print(to_json(document))
+
+
+def assignments(words: Sequence[str]) -> dict[str, Any]:
+    """``["mixup=0", "betas=0.9,0.95", "schedule=linear"]`` -> names with numbers, lists, truth values, None or words.
+
+    Raises:
+        UserError: there is no ``=``.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name and equals and text):
+            raise UserError(f"{word!r} should be NAME=VALUE, such as weight_decay=0.1.")
+        found[name] = [_value(part) for part in text.split(",")] if "," in text else _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

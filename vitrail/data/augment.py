@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from vitrail.config import Augmentation, Preprocessing
+from vitrail.config import Preprocessing, Size
 from vitrail.data.preprocess import preprocess
+from vitrail.settings import Augmentation
 
 _GREY = (124, 116, 104)
 """What comes in from beyond the edge: ImageNet's mean colour."""
@@ -23,9 +24,7 @@ _GREY = (124, 116, 104)
 
 def augment(image: Image.Image, how: Preprocessing, policy: Augmentation, chance: np.random.Generator) -> torch.Tensor:
     """RGB picture of any size -> (C, H, W) float32: a random crop, flip, RandAugment and erasing, standardised."""
-    box = _crop(image.width, image.height, how.size[1] / how.size[0], policy.smallest_crop, chance)
-    bicubic = Image.Resampling.BICUBIC
-    image = image.resize((how.size[1], how.size[0]), bicubic, box)
+    image = cropped(image, how.size, policy.smallest_crop, chance)
     if chance.random() < policy.flip:
         image = ImageOps.mirror(image)
     for name in chance.choice(sorted(_OPERATIONS), policy.operations):
@@ -34,6 +33,12 @@ def augment(image: Image.Image, how: Preprocessing, policy: Augmentation, chance
     if chance.random() < policy.erase:
         _erase(pixels, chance)
     return pixels
+
+
+def cropped(image: Image.Image, size: Size, smallest: float, chance: np.random.Generator) -> Image.Image:
+    """A random crop of at least the share ``smallest`` of a picture's area, resized to ``size``."""
+    box = _crop(image.width, image.height, size[1] / size[0], smallest, chance)
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box)
 
 
 def _crop(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 
-Purpose = Literal["order", "view", "step"]
+Purpose = Literal["order", "view", "step", "sample"]
 
 
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:
@@ -22,9 +25,25 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 def batch_at(step: int, samples: int, batch_size: int, seed: int) -> tuple[int, list[int]]:
     """The epoch that ``step`` falls in, and the samples of its batch.
 
-    Every epoch is another permutation of all samples, dealt to batches whose sizes differ by one at most.
+    Every epoch is another permutation of all samples, dealt to batches of nearly one size. For an even
+    ``batch_size`` it is dealt in pairs, so that positions 2k and 2k + 1 of an epoch always share a batch.
     """
     steps = steps_per_epoch(samples, batch_size)
     epoch, place = divmod(step, steps)
-    order = generator(seed, "order", epoch).permutation(samples)
-    return epoch, [int(index) for index in np.array_split(order, steps)[place]]
+    order = _order(samples, seed, epoch)
+    together = 2 if batch_size % 2 == 0 else 1
+    start, stop = (together * (-(-samples // together) * edge // steps) for edge in (place, place + 1))
+    return epoch, [int(index) for index in order[start:stop]]
+
+
+@lru_cache(maxsize=4)
+def _order(samples: int, seed: int, epoch: int) -> np.ndarray:
+    return generator(seed, "order", epoch).permutation(samples)
+
+
+def pieces(batch: Sequence[int], count: int) -> list[list[int]]:
+    """A batch in at most ``count`` parts of nearly one size, none empty and no pair of partners divided."""
+    pairs = -(-len(batch) // 2)
+    count = min(count, pairs)
+    edges = [2 * (pairs * place // count) for place in range(count + 1)]
+    return [list(batch[start:stop]) for start, stop in pairwise(edges)]

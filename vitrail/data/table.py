@@ -15,17 +15,20 @@ COLUMNS = ("path", "label", "split")
 
 
 class Row(NamedTuple):
-    """One picture; ``split`` is empty where the file has no such column."""
+    """One picture; ``split`` is empty where the file has no such column, ``label`` where none is needed."""
 
     path: Path
     label: str
     split: str = ""
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, labelled: bool = True) -> list[Row]:
     """Read a UTF-8 CSV (with or without a byte-order mark); paths are relative to its folder.
 
     A row that says again what an earlier one said is dropped.
+
+    Args:
+        labelled: whether there must be labels.
 
     Raises:
         UserError: not UTF-8, not a CSV, a column is missing, a cell is empty, a picture is not there or
@@ -36,14 +39,14 @@ def read_table(path: Path) -> list[Row]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-            if lacking := {"path", "label"} - set(reader.fieldnames):
+            if lacking := ({"path", "label"} if labelled else {"path"}) - set(reader.fieldnames):
                 raise UserError(
                     f"{path} lacks the column {min(lacking)!r}: its first line must name the columns path,label "
                     f"and optionally split, separated by commas; it says {','.join(reader.fieldnames)!r}."
                 )
             for cells in reader:
                 name, label, split = ((cells.get(column) or "").strip() for column in COLUMNS)
-                if not name or not label or ("split" in reader.fieldnames and not split):
+                if not name or (labelled and not label) or ("split" in reader.fieldnames and not split):
                     raise UserError(f"{path}, line {reader.line_num}, has an empty cell: fill it, or remove the line.")
                 row = Row(path.parent / name, label, split.lower())
                 if rows.setdefault(os.path.abspath(row.path), row)[1:] != row[1:]:

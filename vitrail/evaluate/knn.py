@@ -63,12 +63,29 @@ class Neighbours:
         queries = _of_length_1(queries)
         result = np.empty((len(queries), self.classes), np.float32)
         for rows, cosines in _blocks(queries, self.features):
-            (votes,) = _votes(cosines, self.labels, self.classes, (self.k,))
-            shares = votes / votes.sum(axis=1, keepdims=True)
-            result[rows] = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+            result[rows] = np.log(np.maximum(self._shares(cosines, self.k), np.finfo(np.float32).tiny))
             if progress is not None:
                 progress(rows.stop, len(queries))
         return result
+
+    def unseen(self) -> Array:
+        """(n, K) each class's share of the votes for every image remembered, which has none for itself.
+
+        Raises:
+            ValueError: there is but one image.
+        """
+        if len(self.labels) < 2:
+            raise ValueError("a single image has no neighbour")
+        result = np.empty((len(self.labels), self.classes), np.float32)
+        for rows, cosines in _blocks(self.features, self.features):
+            _without_own(cosines, rows)
+            result[rows] = self._shares(cosines, min(self.k, len(self.labels) - 1))
+        return result
+
+    def _shares(self, cosines: Array, k: int) -> Array:
+        (votes,) = _votes(cosines, self.labels, self.classes, (k,))
+        shares: Array = votes / votes.sum(axis=1, keepdims=True)
+        return shares
 
 
 def fit_neighbours(
@@ -107,7 +124,7 @@ def fit_neighbours(
     tried = tuple(dict.fromkeys(min(k, len(labels) - 1) for k in NEIGHBOURS))
     right = np.zeros(len(tried), np.int64)
     for rows, cosines in _blocks(features, features):
-        cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf  # no image is its own neighbour
+        _without_own(cosines, rows)
         for i, votes in enumerate(_votes(cosines, labels, classes, tried)):
             right[i] += np.count_nonzero(votes.argmax(axis=1) == labels[rows])
         if progress is not None:
@@ -131,6 +148,11 @@ def _blocks(queries: Array, features: Array) -> Iterator[tuple[slice, Array]]:
     for start in range(0, len(queries), size):
         rows = slice(start, min(start + size, len(queries)))
         yield rows, queries[rows] @ features.T
+
+
+def _without_own(cosines: Array, rows: slice) -> None:
+    """No image is its own neighbour."""
+    cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
 
 
 def _votes(cosines: Array, labels: Array, classes: int, ks: Sequence[int]) -> Iterator[Array]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -32,8 +33,7 @@ def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
     encoder, head = config.encoder, config.head
     channels = config.channels if config.stem is None else config.stem.outputs
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
+    with seeded(seed):
         model = VisionTransformer(
             config,
             stem=None if config.stem is None else ResNet(config.stem, config.channels),
@@ -45,6 +45,14 @@ def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
             classifier=Classifier(config.classifier_width, head.classes) if head.classes else None,
         )
     return model.eval()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Fresh weights made within depend on ``seed`` alone; the generator they come from is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
+        yield
 
 
 def to_grid(tensors: Mapping[str, Tensor], old: ViTConfig, new: ViTConfig) -> tuple[dict[str, Tensor], str]:

@@ -14,6 +14,7 @@ from vitrail.model.heads import Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import Position
 from vitrail.model.resnet import ResNet
+from vitrail.model.visible import Visible, picked
 
 
 class VisionTransformer(nn.Module):
@@ -95,12 +96,35 @@ class VisionTransformer(nn.Module):
         Raises:
             UserError: the images are not of the model's size.
         """
+        return self.transform(self.embed(images), last, trace)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> the patches' embeddings x_p E (B, h w, D), which know no position yet.
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
         if images.shape[1:] != (self.config.channels, *self.config.image_size):
             raise UserError(
                 f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
                 f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
             )
-        x = self.patches(images if self.stem is None else self.stem(images))  # (B, h w, D)
+        x: Tensor = self.patches(images if self.stem is None else self.stem(images))  # (B, h w, D)
+        return x
+
+    def transform(
+        self, x: Tensor, last: int = 1, trace: Trace | None = None, kept: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Patch embeddings (B, h w, D) -> what ``encode`` gives.
+
+        Args:
+            kept: places (B, n) in raster order of the patches that take part; the others are left out,
+                and N counts these and the learned tokens alone.
+        """
+        position = self.position
+        if kept is not None:
+            position = Visible(position, kept, len(self.config.tokens), x.shape[1])
+            x = picked(x, kept)  # (B, n, D)
         x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
-        outputs: tuple[Tensor, ...] = self.encoder(x, self.position, last, trace)
+        outputs: tuple[Tensor, ...] = self.encoder(x, position, last, trace)
         return outputs

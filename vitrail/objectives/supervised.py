@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,15 +12,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import Augmentation, Preprocessing
+from vitrail.config import Preprocessing
 from vitrail.data.augment import augment
 from vitrail.objectives.objective import Objective
+from vitrail.settings import Augmentation
 
 
 class Supervised(Objective[nn.Module]):
-    """Cross-entropy of a model's logits (B, classes); batches may be mixed with themselves in another order."""
+    """Cross-entropy of a model's logits (B, classes); neighbours in a batch may be mixed with each other."""
 
     def __init__(self, how: Preprocessing, policy: Augmentation, smoothing: float = 0.1) -> None:
+        super().__init__()
         self.how = how
         self.policy = policy
         self.smoothing = smoothing
@@ -27,31 +31,72 @@ class Supervised(Objective[nn.Module]):
         """A picture -> (C, H, W), augmented."""
         return augment(image, self.how, self.policy, chance)
 
-    def loss(self, model: nn.Module, views: Tensor, labels: Tensor, chance: np.random.Generator) -> tuple[Tensor, int]:
-        """Images (B, C, H, W) and labels (B,) -> mean loss, and how many have their own label as the likeliest."""
-        partner = torch.from_numpy(chance.permutation(len(views))).to(views.device)
-        views, own = _mixed(views, partner, self.policy, chance)
+    def loss(
+        self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Images (B, C, H, W) and labels (B,) -> mean loss, and ``accuracy``: the share whose main label is likeliest.
+
+        Samples 2k and 2k + 1 are partners; the last of an odd batch stays as it is.
+        """
+        views, own = mixed(views, self.policy, chances)  # (B, C, H, W), (B,)
         logits = model(views)  # (B, classes)
-        loss = own * F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        if own < 1.0:
-            loss = loss + (1.0 - own) * F.cross_entropy(logits, labels[partner], label_smoothing=self.smoothing)
-        main = labels if own >= 0.5 else labels[partner]
-        return loss, int((logits.argmax(dim=-1) == main).sum())
+        other = labels[partners(len(labels)).to(labels.device)]
+        losses = own * F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="none")
+        if bool((own < 1.0).any()):
+            of_other = F.cross_entropy(logits, other, label_smoothing=self.smoothing, reduction="none")
+            losses = losses + (1.0 - own) * of_other
+        right = logits.argmax(dim=-1) == torch.where(own >= 0.5, labels, other)
+        return losses.mean(), {"accuracy": float(right.float().mean())}
 
 
-def _mixed(images: Tensor, partner: Tensor, policy: Augmentation, chance: np.random.Generator) -> tuple[Tensor, float]:
-    """Images blended with, or patched from, their partners (B, C, H, W), and the share that is still their own."""
+def partners(samples: int) -> Tensor:
+    """(B,): each sample's partner, 1 0 3 2 ...; the last of an odd number is its own."""
+    return (torch.arange(samples) ^ 1).clamp(max=samples - 1)
+
+
+def mixed(images: Tensor, policy: Augmentation, chances: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor]:
+    """Images (B, C, H, W) blended with, or patched from, their partners, and the shares (B,) still their own.
+
+    Whether, how and how much a pair is mixed is drawn from the generator of its first sample.
+    """
+    count, (height, width) = len(images), images.shape[2:]
+    drawn = [_draw(policy, height, width, chance) for chance in chances[0 : count - 1 : 2]]
+    plan = [mix for mix in drawn for _ in range(2)] + [_ALONE] * (count % 2)
+    own = torch.tensor([mix.own for mix in plan], dtype=torch.float32, device=images.device)
+    if all(mix.own == 1.0 for mix in plan):
+        return images, own
+    boxes = torch.tensor([mix.box for mix in plan], device=images.device)[:, :, None]  # (B, 4, 1)
+    rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
+    down = (rows >= boxes[:, 0]) & (rows < boxes[:, 1])  # (B, H)
+    across = (columns >= boxes[:, 2]) & (columns < boxes[:, 3])  # (B, W)
+    blend = torch.tensor([mix.blend for mix in plan], dtype=torch.float32, device=images.device)
+    share = blend[:, None, None] * ~(down[:, :, None] & across[:, None, :])  # (B, H, W)
+    share = share[:, None]  # (B, 1, H, W)
+    return share * images + (1.0 - share) * images[partners(count).to(images.device)], own
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """How a pair is mixed: a blend outside the box, the partner alone inside it."""
+
+    own: float = 1.0
+    blend: float = 1.0
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Top, bottom, left, right."""
+
+
+_ALONE = _Mix()
+
+
+def _draw(policy: Augmentation, height: int, width: int, chance: np.random.Generator) -> _Mix:
     kinds = [kind for kind, alpha in (("mixup", policy.mixup), ("cutmix", policy.cutmix)) if alpha > 0]
     if not kinds or chance.random() >= policy.mixing:
-        return images, 1.0
+        return _ALONE
     kind = kinds[int(chance.integers(len(kinds)))]
     alpha = policy.mixup if kind == "mixup" else policy.cutmix
     own = float(chance.beta(alpha, alpha))
     if kind == "mixup":
-        return own * images + (1.0 - own) * images[partner], own
-    height, width = images.shape[2:]
+        return _Mix(own, own)
     h, w = round(height * math.sqrt(1.0 - own)), round(width * math.sqrt(1.0 - own))
     top, left = int(chance.integers(height - h + 1)), int(chance.integers(width - w + 1))
-    images = images.clone()
-    images[:, :, top : top + h, left : left + w] = images[partner, :, top : top + h, left : left + w]
-    return images, 1.0 - h * w / (height * width)
+    return _Mix(1.0 - h * w / (height * width), 1.0, (top, top + h, left, left + w))

@@ -15,11 +15,12 @@ import jinja2
 import numpy as np
 
 from vitrail import __version__
-from vitrail.config import FinetuneSettings, Size, size_text
+from vitrail.config import Size, size_text
 from vitrail.evaluate.metrics import ClassAccuracy, calibration_error, wilson
 from vitrail.report.figures import RAMP, Line, heat_map, lines, reliability, scale, whisker
 from vitrail.report.run import Alike, Epoch, Predicted, Run, Suspected
 from vitrail.report.terminal import duration, interval, percent
+from vitrail.settings import FinetuneSettings
 
 MOST_PICTURES = 24
 """Photos, or pairs of them, that a section shows."""
@@ -104,7 +105,7 @@ def command(run: Run) -> str:
     method = run.result.method if run.result and run.result.method else settings.get("method")
     for name, value in {**settings, **({"method": method} if "method" in settings else {})}.items():
         if name == "tuning" and isinstance(value, dict):
-            words += [word for key, number in value.items() for word in ("--set", f"{key}={number}")]
+            words += [word for key, item in value.items() for word in ("--set", f"{key}={_set(item)}")]
         elif name != "data" and value is not None and (value != usual.get(name) or name in ("weights", "seed")):
             words += [f"--{name.replace('_', '-')}", _word(value)]
     return shlex.join(["vitrail", "finetune", str(settings.get("data", "PHOTOS")), *words, "--out", "AGAIN"])
@@ -121,7 +122,7 @@ def render(run: Run, album: Album, model: str = "") -> str:
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _kept(percent), "interval": _kept(interval), "n": "{:,}".format, "count": _count}
-    folder, counts = str(run.folder.absolute()), list(zip(*run.counts.values(), strict=True)) or [(0,), (0,)]
+    counts = list(zip(*run.counts.values(), strict=True)) or [(0,), (0,)]
     return environment.get_template("page.html.j2").render(
         run=run,
         problems=defaultdict(str, run.problems),
@@ -140,15 +141,20 @@ def render(run: Run, album: Album, model: str = "") -> str:
         across=sum(row.across for row in run.near_duplicates),
         disagreeing=sum(row.label_a != row.label_b for row in run.near_duplicates),
         command=command(run),
-        onwards=[
-            (shlex.join(["vitrail", "predict", folder, "PHOTO..."]), "classify new photos, or whole folders of them"),
-            (shlex.join(["vitrail", "evaluate", folder, "PHOTOS"]), "measure it on other labelled photos"),
-            (shlex.join(["vitrail", "report", folder]), "write this page again"),
-        ],
+        onwards=list(_onwards(run)),
         versions=[(name, run.about[name]) for name in ("vitrail", "torch", "machine") if name in run.about],
         version=__version__,
         ramp=", ".join(f"rgb({red} {green} {blue})" for red, green, blue in RAMP),
     )
+
+
+def _onwards(run: Run) -> Iterator[tuple[str, str]]:
+    """Commands that take the run folder, and what for."""
+    folder = str(run.folder.absolute())
+    if not (run.result and run.result.neighbours):  # kNN leaves no model
+        yield shlex.join(["vitrail", "predict", folder, "PHOTO..."]), "classify new photos, or whole folders of them"
+        yield shlex.join(["vitrail", "evaluate", folder, "PHOTOS"]), "measure it on other labelled photos"
+    yield shlex.join(["vitrail", "report", folder]), "write this page again"
 
 
 def _facts(run: Run, model: str) -> Iterator[tuple[str, str]]:
@@ -172,13 +178,17 @@ def _method(run: Run) -> str:
     name = str((run.result and run.result.method) or run.settings.get("method") or "")
     if name.startswith("layers:"):
         return f"training the last {name.removeprefix('layers:')} layers"
+    if name.startswith("lora:"):
+        return f"training low-rank updates of rank {name.removeprefix('lora:')} beside the model's matrices (LoRA)"
     known = {"probe": "a linear probe; the model itself stays as it is", "full": "training the whole model"}
+    if run.result and run.result.neighbours:
+        known["knn"] = f"a vote of the {run.result.neighbours} nearest training photos; the model stays as it is"
     return known.get(name, name)
 
 
 def _settings(run: Run) -> Iterator[tuple[str, str]]:
     """Everything that was set, section by section of config.yaml."""
-    for section in ("finetune", "training", "augmentation"):
+    for section in ("finetune", "training", "augmentation", "lora"):
         values = run.about.get(section)
         for name, value in values.items() if isinstance(values, dict) else ():
             if value not in (None, {}):
@@ -187,7 +197,12 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
 
 def _learning(run: Run) -> dict[str, Any]:
     """The figures of the learning section, the fewest words that explain them, and their numbers."""
-    found: dict[str, Any] = {"figures": [], "best": None, "epochs": run.epochs}
+    training = run.about.get("training")
+    stops = isinstance(training, dict) and bool(training.get("patience"))
+    found: dict[str, Any] = {"figures": [], "best": None, "epochs": run.epochs, "stops": stops, "votes": run.votes}
+    if run.votes:
+        votes = Line("left out in turn", tuple((float(vote.k), vote.accuracy) for vote in run.votes))
+        found["figures"].append(lines("Accuracy on training photos", [votes], "neighbours that vote", as_percent=True))
     if run.epochs:
         followed = {"trained on": "train_accuracy", "held out": "val_accuracy"}
         curves = [_curve(name, run.epochs, key) for name, key in followed.items()]
@@ -269,6 +284,11 @@ def _size(value: Any) -> Size | None:
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, int) for side in value):
         return (value[0], value[1])
     return None
+
+
+def _set(value: Any) -> str:
+    """A setting as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _word(value: Any) -> str:

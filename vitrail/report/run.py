@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 
@@ -36,6 +36,8 @@ class Result:
     minutes: float | None = None
     images_per_second: float | None = None
     method: str | None = None
+    neighbours: int | None = None
+    """How many vote, for kNN."""
     split: str | None = None
     temperature: float | None = None
     """What logits are divided by before the softmax that ``Predicted.confidence`` is."""
@@ -54,6 +56,14 @@ class Candidate:
     layers: int
     accuracy: float
     log_loss: float
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The event ``neighbours``: what leaving each training photo out in turn says of one number of neighbours."""
+
+    k: int
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class Run:
     near_duplicates: list[Alike]
     problems: dict[str, str]
     """File name -> a sentence on why it says nothing."""
+    votes: list[Vote] = field(default_factory=list)
+    """Of kNN alone."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -174,8 +186,9 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         about=_about(folder / "config.yaml", problems),
-        result=held_out[-1] if held_out else None,
+        result=_timed(held_out[-1], folder / "training" / "timing.jsonl") if held_out else None,
         candidates=_of(events, "candidate", Candidate, problems),
+        votes=_of(events, "neighbours", Vote, problems),
         epochs=_of(events, "epoch", Epoch, problems),
         unreadable=_of(events, "unreadable", Unreadable, problems),
         counts=_counts(placed),
@@ -185,6 +198,13 @@ def read_run(folder: Path) -> Run:
         near_duplicates=_table(folder / "near_duplicates.csv", Alike, problems),
         problems=problems,
     )
+
+
+def _timed(result: Result, path: Path) -> Result:
+    """A run that trained keeps its times apart, in the last line of ``path``; without it they are not known."""
+    times = list(_events(path, {})) if result.minutes is None else []
+    minutes = times[-1].get("minutes") if times else None
+    return dataclasses.replace(result, minutes=float(minutes)) if isinstance(minutes, (int, float)) else result
 
 
 def _about(path: Path, problems: dict[str, str]) -> dict[str, Any]:

@@ -69,11 +69,12 @@ class Show:
             table.add_row(name, Text(value))
         self.console.print(table)
 
-    def table(self, header: list[str], rows: list[list[str]]) -> None:
-        """A table whose first column is text and whose others are numbers."""
+    def table(self, header: list[str], rows: list[list[str]], words: int = 1) -> None:
+        """A table whose first columns, ``words`` of them, are text and whose others are numbers."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for position, name in enumerate(header):
-            table.add_column(name, justify="right" if position else "left", overflow="fold")
+            whole = words > 1 and position == 0  # what the rows are called by, to be copied
+            table.add_column(name, justify="left" if position < words else "right", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*map(Text, row))
         self.console.print(table)
@@ -92,15 +93,21 @@ class Show:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     @contextmanager
-    def training(self, steps: int) -> Iterator[Callable[[int, float, float, float], None]]:
-        """A bar for training; yields what to call with steps done, mean loss, accuracy and images a second."""
-        numbers = "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[rate]:.1f} img/s"
-        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn(numbers), TextColumn("ETA"))
-        with Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
-            task = bar.add_task("", total=steps, loss=float("nan"), accuracy=0.0, rate=0.0)
-            yield lambda done, loss, accuracy, rate: bar.update(
-                task, completed=done, loss=loss, accuracy=accuracy, rate=rate
-            )
+    def training(self, steps: int, done: int = 0) -> Iterator[Callable[[int, float, float | None, float], None]]:
+        """A bar for training; yields what to call with steps done, loss, accuracy if there is one, and images a second.
+
+        Args:
+            done: steps that were made another time.
+        """
+        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console) as bar:
+            task = bar.add_task("", total=steps, completed=done, numbers="")
+
+            def advance(done: int, loss: float, accuracy: float | None, rate: float) -> None:
+                right = "" if accuracy is None else f"accuracy {accuracy:.1%}  "
+                bar.update(task, completed=done, numbers=f"loss {loss:.3f}  {right}{rate:.1f} img/s")
+
+            yield advance
 
 
 def duration(seconds: float) -> str:

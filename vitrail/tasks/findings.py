@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from vitrail.data.sources import Sample
 from vitrail.evaluate.calibration import fit_temperature, logarithm
 from vitrail.evaluate.duplicates import Pair, near_duplicates
 from vitrail.evaluate.mislabel import Suspect, suspects
-from vitrail.evaluate.probe import Probe, out_of_fold
 
 
 @dataclass(frozen=True)
@@ -35,33 +34,33 @@ class Findings:
 
 
 def find(
-    probe: Probe,
+    unseen: np.ndarray,
     features: np.ndarray,
     logits: np.ndarray,
     train: list[Sample],
     val: list[Sample],
     twins: list[tuple[Sample, Sample]],
-    trained: bool,
-    seed: int,
 ) -> Findings:
-    """Look for wrong labels and copies, and fit the temperature.
+    """Look for wrong labels and copies, and fit the temperature of a classifier on features.
 
-    A probe's temperature comes from predictions of training photos by fits that did not see them, so
-    its held-out result stays honest; a trained model's from the held-out photos, which are all it has.
+    The temperature comes from predictions of training photos by fits that did not see them, so the
+    held-out result stays honest.
 
     Args:
-        features: (n, L, P, D) of the photos of ``train`` and then ``val``.
+        unseen: (n, classes) probabilities of the photos of ``train`` by classifiers that did not see them.
+        features: (n + m, L, P, D) of the photos of ``train`` and then ``val``.
         logits: (m, classes) of ``val``.
-        trained: whether the model itself was trained.
     """
     labels = np.array([sample.label for sample in train])
-    unseen = out_of_fold(features[: len(train)], labels, probe, seed)
-    if trained:
-        temperature = fit_temperature(logits, np.array([sample.label for sample in val]))
-    else:
-        temperature = fit_temperature(logarithm(unseen), labels)
     copies = near_duplicates(features[:, -1].reshape(len(features), -1))
+    temperature = fit_temperature(logarithm(unseen), labels)
     return Findings(train, val, logits, temperature, suspects(unseen, labels), twins, copies)
+
+
+def after_training(found: Findings, logits: np.ndarray) -> Findings:
+    """The same for a model that was trained since: its temperature comes from the held-out photos, all that it has."""
+    labels = np.array([sample.label for sample in found.val])
+    return replace(found, logits=logits, temperature=fit_temperature(logits, labels))
 
 
 def write_findings(folder: Path, found: Findings, classes: Sequence[str]) -> None:

@@ -1,34 +1,18 @@
-"""Fine-tuning in full, or the top layers: from a probe's head onwards, in the one loop."""
+"""How a model is fine-tuned: which method, what of the model learns, how long and with which settings."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from vitrail.config import Augmentation, FinetuneSettings, Preprocessing, TrainSettings, suggestion
-from vitrail.data.batches import batches
 from vitrail.data.order import steps_per_epoch
-from vitrail.data.read import UnreadableImage, read_image
-from vitrail.data.sources import Sample
 from vitrail.errors import UserError
-from vitrail.objectives.supervised import Supervised
-from vitrail.record import from_dict, to_dict
-from vitrail.report.board import tensorboard
-from vitrail.report.terminal import Show, duration
-from vitrail.runtime.forward import Runner
-from vitrail.train.loop import train
-from vitrail.train.optimizer import adamw
+from vitrail.model.lora import add_lora
+from vitrail.model.vision import VisionTransformer
+from vitrail.record import changed
+from vitrail.report.terminal import duration
+from vitrail.settings import RANK, Augmentation, FinetuneSettings, Lora, TrainSettings
 from vitrail.train.trainable import train_only
 
 SEEN = 50_000
@@ -42,6 +26,12 @@ FEW = 20
 """Photos a class below which ``auto`` leaves the model as it is."""
 LOOKS = 10
 """How often at most the held-out photos are looked at while training."""
+LORA_RATE = 5e-4
+"""Learning rate of LoRA, whose few numbers start at nothing; the paper's for RoBERTa base (2106.09685, table 9)."""
+UNTRAINED = ("probe", "knn")
+"""Methods that leave the model as it is."""
+FIXED = {"steps", "batch_size", "seed", "bf16"}
+"""Fields of ``TrainSettings`` that follow from the data, from other options or from the machine."""
 
 
 def usual_epochs(photos: int) -> int:
@@ -60,6 +50,10 @@ def choose_method(settings: FinetuneSettings, photos: int, classes: int, images_
     work = f"{epochs} epochs of {photos} photos take about {duration(seconds)} here"
     if settings.method == "probe":
         return "probe", "a linear classifier on the features of the model, which stays as it is"
+    if settings.method == "knn":
+        return "knn", "the training photos whose features are nearest vote; nothing is trained"
+    if settings.method == "lora":
+        return f"lora:{RANK}", work
     if settings.method != "auto":
         return settings.method, work
     if photos < FEW * classes:
@@ -69,22 +63,65 @@ def choose_method(settings: FinetuneSettings, photos: int, classes: int, images_
     return "full", f"there are photos enough to train the model itself, and {work}"
 
 
-def tune(usual: TrainSettings, tuning: Mapping[str, float]) -> tuple[TrainSettings, Augmentation]:
+@dataclass(frozen=True)
+class Course:
+    """How a training method goes about it."""
+
+    method: str
+    """``full``, ``layers:K`` or ``lora:R``."""
+    settings: TrainSettings
+    augmentation: Augmentation
+    lora: Lora | None
+    """For ``lora:R`` alone."""
+
+    def trainable(self, model: VisionTransformer) -> int:
+        """Leave to learn what the method trains, with low-rank matrices put in for LoRA; returns how many numbers.
+
+        Raises:
+            UserError: the model has fewer than K blocks.
+        """
+        if self.lora is None:
+            return train_only(model, model.depth, lowest_trained(self.method, model.config.encoder.layers))
+        add_lora(model, self.lora.of_rank(int(self.method.partition(":")[2])), self.settings.seed)
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def course(settings: FinetuneSettings, method: str, photos: int, bf16: bool) -> Course:
+    """The usual course of a method for so many photos, with what was asked to be otherwise.
+
+    Raises:
+        UserError: a setting is unknown or cannot be meant.
+    """
+    epochs = settings.epochs or usual_epochs(photos)
+    per_epoch = steps_per_epoch(photos, settings.batch_size)
+    lora = method.startswith("lora")
+    usual = TrainSettings(
+        epochs * per_epoch,
+        settings.batch_size,
+        learning_rate=LORA_RATE if lora else TrainSettings.learning_rate,
+        layer_decay=1.0 if lora else TrainSettings.layer_decay,
+        evaluate_every=-(-epochs // LOOKS) * per_epoch,
+        checkpoint_every=per_epoch if settings.tuning.get("on_spike") == "rollback" else 0,
+        seed=settings.seed,
+        bf16=bf16,
+    )
+    tuned, augmentation, low_rank = tune(usual, settings.tuning)
+    return Course(method, tuned, augmentation, low_rank if lora else None)
+
+
+def tune(usual: TrainSettings, tuning: Mapping[str, Any]) -> tuple[TrainSettings, Augmentation, Lora]:
     """Settings with some fields changed.
 
     Raises:
         UserError: there is no such field, or a value has the wrong type.
     """
-    fields = {
-        cls: {entry.name for entry in dataclasses.fields(cls)} - {"steps", "batch_size", "seed"}
-        for cls in (TrainSettings, Augmentation)
-    }
-    if unknown := set(tuning) - set().union(*fields.values()):
-        name = sorted(unknown)[0]
-        raise UserError(f"There is no setting {name!r}{suggestion(name, sorted(set().union(*fields.values())))}.")
-    changed = [{name: value for name, value in tuning.items() if name in fields[cls]} for cls in fields]
-    settings = from_dict(TrainSettings, {**to_dict(usual), **changed[0]}, "the tuning")
-    return settings, from_dict(Augmentation, changed[1], "the tuning")
+    if fixed := set(tuning) & FIXED:
+        raise UserError(
+            f"{min(fixed)} is not among the settings of --set: it follows from --epochs, --batch-size, --seed, the "
+            "photos and this machine."
+        )
+    settings, augmentation, lora = changed([usual, Augmentation(), Lora()], tuning)
+    return settings, augmentation, lora
 
 
 def lowest_trained(method: str, layers: int) -> int:
@@ -93,120 +130,9 @@ def lowest_trained(method: str, layers: int) -> int:
     Raises:
         UserError: there are fewer than K blocks.
     """
-    if method == "full":
+    if not method.startswith("layers:"):
         return 0
-    count = int(re.fullmatch(r"layers:(\d+)", method)[1])  # type: ignore[index]
+    count = int(method.partition(":")[2])
     if count > layers:
         raise UserError(f"The model has {layers} layers, so {method} is too many: choose layers:{layers} or full.")
     return layers + 1 - count
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training gave: the averaged weights, and a line for each epoch."""
-
-    tensors: dict[str, Tensor]
-    epochs: list[dict[str, Any]]
-    images_per_second: float
-    parameters: int
-    """How many numbers were trained."""
-    settings: TrainSettings
-    augmentation: Augmentation
-
-
-def train_classifier(
-    show: Show,
-    runner: Runner,
-    how: Preprocessing,
-    samples: Sequence[Sample],
-    held_out: Sequence[Sample],
-    method: str,
-    settings: FinetuneSettings,
-) -> Trained:
-    """Fine-tune the runner's model, which has its head, in place.
-
-    The held-out photos are looked at for the curve alone: nothing is chosen by them.
-
-    Args:
-        held_out: photos whose accuracy is followed with the averaged weights.
-        method: ``full`` or ``layers:K``.
-
-    Raises:
-        UserError: a photo that could be read no longer can, or the loss is no longer finite.
-    """
-    model = runner.model
-    per_epoch = steps_per_epoch(len(samples), settings.batch_size)
-    epochs = settings.epochs or usual_epochs(len(samples))
-    usual = TrainSettings(epochs * per_epoch, settings.batch_size, seed=settings.seed)
-    train_settings, policy = tune(usual, settings.tuning)
-    trained = train_only(model, model.depth, lowest_trained(method, model.config.encoder.layers))
-    objective = Supervised(how, policy)
-    optimizer = adamw(model, model.depth, train_settings, top=model.config.encoder.layers + 1)
-    labels = torch.tensor([sample.label for sample in samples])
-    truth = np.array([sample.label for sample in held_out])
-    shadow = Runner(copy.deepcopy(model), runner.device, runner.bf16)
-    every = -(-epochs // LOOKS)
-    lines: list[dict[str, Any]] = []
-    losses, correct, seen = 0.0, 0, 0
-    start = clock = time.perf_counter()
-    evaluating = 0.0
-
-    def view(sample: int, chance: np.random.Generator) -> Tensor:
-        return objective.views(_read(samples[sample].path), chance)
-
-    board_folder = None if settings.tensorboard is None else Path(settings.tensorboard)
-    with tensorboard(board_folder) as write, show.training(train_settings.steps) as advance:
-        for step, average in train(
-            model, objective, view, labels, optimizer, train_settings, runner.device, runner.bf16
-        ):
-            losses += step.loss * step.images
-            correct += step.correct
-            seen += step.images
-            advance(step.done, losses / seen, correct / seen, seen / (time.perf_counter() - clock))
-            if step.done % per_epoch:
-                continue
-            line = {
-                "epoch": step.epoch + 1,
-                "step": step.done,
-                "loss": losses / seen,
-                "train_accuracy": correct / seen,
-                "lr": step.learning_rate,
-                "images_per_second": seen / (time.perf_counter() - clock),
-            }
-            if (step.epoch + 1) % every == 0 or step.epoch + 1 == epochs:
-                pause = time.perf_counter()
-                shadow.model.load_state_dict(average.state(model))
-                logits = classify(shadow, how, held_out, settings.batch_size)
-                line["val_accuracy"] = float((logits.argmax(axis=1) == truth).mean())
-                evaluating += time.perf_counter() - pause
-            lines.append(line)
-            write(step.done, {name: value for name, value in line.items() if name not in ("epoch", "step")})
-            losses, correct, seen = 0.0, 0, 0
-            clock = time.perf_counter()
-    seconds = time.perf_counter() - start - evaluating
-    return Trained(average.state(model), lines, epochs * len(samples) / seconds, trained, train_settings, policy)
-
-
-def classify(runner: Runner, how: Preprocessing, samples: Sequence[Sample], batch_size: int) -> np.ndarray:
-    """Logits (n, classes) of photos.
-
-    Raises:
-        UserError: a photo cannot be read.
-    """
-    logits: list[np.ndarray] = []
-    for batch in batches((sample.path for sample in samples), how, batch_size):
-        if batch.failures:
-            raise _no_longer(samples[batch.failures[0][0]].path, batch.failures[0][1])
-        logits.append(runner.logits(batch.images)[1].numpy())
-    return np.concatenate(logits)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return read_image(path)
-    except UnreadableImage as error:
-        raise _no_longer(path, error.reason) from None
-
-
-def _no_longer(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} could be read before and no longer can ({reason}): put it back, or start again.")

@@ -10,9 +10,10 @@ class WeightAverage:
     """Follows a model's trained parameters; short at first, so that the start is forgotten."""
 
     def __init__(self, model: nn.Module, horizon: float) -> None:
-        """``horizon``: over about how many steps to average; below 1, the weights themselves."""
+        """``horizon``: over about how many steps to average; up to 1, the weights themselves."""
         self.decay = max(0.0, 1.0 - 1.0 / max(horizon, 1.0))
-        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad} if self.decay else {}
+        self.weights = {name: parameter.detach().clone() for name, parameter in trained.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

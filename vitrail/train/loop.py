@@ -1,26 +1,39 @@
-"""The one training loop: it knows no model and no objective."""
+"""The one training loop: it knows no model and no objective.
+
+All randomness is a function of the seed and the place: a view's of (epoch, sample), a mask's or a mix's
+too, a step's of (step, piece). So what a step does follows from the settings and the ``State`` before it,
+and a run that was stopped anywhere goes on from a checkpoint to where it would have gone, bit for bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.config import TrainSettings
 from vitrail.data.ahead import ahead
-from vitrail.data.order import batch_at, generator
+from vitrail.data.order import batch_at, generator, pieces
 from vitrail.errors import UserError
 from vitrail.objectives.objective import Objective
-from vitrail.train.average import WeightAverage
-from vitrail.train.schedule import warmup_cosine
+from vitrail.record import to_dict
+from vitrail.settings import TrainSettings
+from vitrail.train.interrupts import held
+from vitrail.train.run import Run, running
+from vitrail.train.schedule import rate_share
+from vitrail.train.state import State
 
-Model = TypeVar("Model", bound=nn.Module)
 View = Callable[[int, np.random.Generator], Tensor]
 """Sample index and the random numbers of its view -> what the model is to see of it."""
+Evaluate = Callable[[State], tuple[float, Mapping[str, float]]]
+"""A score, the higher the better, and numbers to log."""
 
 
 @dataclass(frozen=True)
@@ -32,67 +45,193 @@ class Step:
     epoch: int
     """Counted from 0."""
     loss: float
-    correct: int
+    metrics: dict[str, float]
+    """What the objective tells of the batch."""
     images: int
     learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
 
 
 def train(
-    model: Model,
-    objective: Objective[Model],
+    state: State,
+    objective: Objective[Any],
     view: View,
     labels: Tensor,
-    optimizer: torch.optim.Optimizer,
     settings: TrainSettings,
     device: torch.device,
-    bf16: bool,
-) -> Iterator[tuple[Step, WeightAverage]]:
-    """Train in place, yielding after every step; whoever consumes may look, log, evaluate or stop.
+    *,
+    folder: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    evaluate: Evaluate | None = None,
+    tell: Callable[[Step], None] = lambda step: None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Train ``state`` in place to its end, from the last checkpoint in ``folder`` if there is one.
 
-    All randomness is a function of the seed and the place: a view's of (epoch, sample), a step's of
-    the step. So two runs with the same settings are the same run.
+    Ctrl-C leaves a checkpoint of the last step.
 
     Args:
-        view: reads a sample and makes the objective's view of it; called from threads.
+        state: as it was before the first step, with the model on ``device``.
+        view: reads a sample and makes the objective's view of it; called from threads, or sent to
+            ``settings.workers`` processes.
         labels: (n,), one a sample.
-        optimizer: its groups say which share of the learning rate is theirs.
+        folder: where checkpoints and logs are kept; None: nowhere.
+        about: what else determines the result (model, data, augmentation), as plain JSON values; a
+            run goes on only with the same.
+        tell: called after every step.
+        warn: called with a sentence now and then.
 
     Raises:
-        UserError: the loss is no longer a finite number.
+        UserError: the loss is lost, the folder is in use or of another run, or the disk is full.
     """
-    average = WeightAverage(model, settings.average * settings.steps)
-    batches = [batch_at(step, len(labels), settings.batch_size, settings.seed) for step in range(settings.steps)]
-    places = [(epoch, sample) for epoch, samples in batches for sample in samples]
+    if settings.accumulate > 1 and objective.in_batch:
+        raise UserError("This objective compares the samples of a batch, so it cannot be cut: set accumulate to 1.")
+    if settings.on_spike == "rollback" and folder is None:
+        raise UserError("Going back to a checkpoint needs a folder for them: name one.")
+    data = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
+    about = {"settings": to_dict(settings), "samples": len(labels), "labels": data, **(about or {})}
+    with running(folder, settings, about, warn) as run:
+        run.resume(state)
+        try:
+            _settle(state, settings, run, evaluate)
+            while not state.ended(settings):
+                with closing(_batches(state, view, len(labels), settings)) as batches:
+                    for batch in batches:
+                        start = time.perf_counter()
+                        state.begin()
+                        step, cause = _gradient(state, objective, batch, labels, settings, device)
+                        if cause:
+                            break
+                        with state.changing():
+                            _descend(state, objective, step, settings)
+                            seconds = time.perf_counter() - start
+                            run.log(_line(step), {"seconds": seconds, "images_per_second": step.images / seconds})
+                        _settle(state, settings, run, evaluate)
+                        tell(step)
+                        if state.ended(settings):
+                            return
+                _lost(state, settings, run, cause, step.learning_rate)
+        except KeyboardInterrupt:
+            if state.undo():
+                run.save(state)
+            raise
 
-    def load(place: tuple[int, int]) -> Tensor:
-        return view(place[1], generator(settings.seed, "view", *place))
 
-    views = ahead(places, load, 2 * settings.batch_size)
-    try:
-        for step, (epoch, samples) in enumerate(batches):
-            images = torch.stack([next(views) for _ in samples]).to(device)
-            rate = settings.learning_rate * warmup_cosine(step, settings.steps, settings.warmup)
-            model.train()
-            torch.manual_seed(int(generator(settings.seed, "step", step, 0).integers(2**63)))
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                chance = generator(settings.seed, "step", step, 1)
-                loss, correct = objective.loss(model, images, labels[samples].to(device), chance)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"The loss became {loss.item()} at step {step + 1}: lower the learning rate ({rate:.1e} there)."
-                )
-            descend(model, loss, optimizer, rate, settings.clip)
-            average.update(model, step + 1)
-            yield Step(step + 1, epoch, loss.item(), correct, len(samples), rate), average
-    finally:
-        views.close()
+Batch = tuple[int, list[int], Iterator[tuple[list[int], Tensor]]]
+"""Epoch, samples, and for each piece of the batch its samples and their views (B, ...)."""
 
 
-def descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> None:
-    """One step of the optimiser along the gradient, clipped by its global norm."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
+def _batches(state: State, view: View, samples: int, settings: TrainSettings) -> Generator[Batch, None, None]:
+    """The batches from the state's step on."""
+    steps = range(state.step, settings.steps)
+    places = (
+        (epoch, sample)
+        for epoch, batch in (batch_at(step, samples, settings.batch_size, settings.seed) for step in steps)
+        for sample in batch
+    )
+    depth = 2 * -(-settings.batch_size // settings.accumulate)
+    with closing(ahead(places, _Load(view, settings.seed), depth, workers=settings.workers)) as loaded:
+        for step in steps:
+            epoch, batch = batch_at(step, samples, settings.batch_size, settings.seed)
+            yield (
+                epoch,
+                batch,
+                (
+                    (piece, torch.from_numpy(np.stack([next(loaded) for _ in piece])))
+                    for piece in pieces(batch, settings.accumulate)
+                ),
+            )
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Makes a place's view, as an array: those can be sent from one process to another."""
+
+    view: View
+    seed: int
+
+    def __call__(self, place: tuple[int, int]) -> np.ndarray:
+        array: np.ndarray = self.view(place[1], generator(self.seed, "view", *place)).numpy()
+        return array
+
+
+def _gradient(
+    state: State,
+    objective: Objective[Any],
+    batch: Batch,
+    labels: Tensor,
+    settings: TrainSettings,
+    device: torch.device,
+) -> tuple[Step, str]:
+    """The gradient of a batch's mean loss, piece by piece, clipped; and why it must not be followed, if so."""
+    epoch, samples, views = batch
+    rate = settings.learning_rate * rate_share(state.step, settings) * state.decisions.rate_factor
+    state.learner.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    total, metrics = 0.0, dict[str, float]()
+    for number, (piece, images) in enumerate(views):
+        share = len(piece) / len(samples)
+        torch.manual_seed(int(generator(settings.seed, "step", state.step, number).integers(2**63)))
+        chances = [generator(settings.seed, "sample", epoch, sample) for sample in piece]
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            loss, told = objective.loss(
+                state.model,
+                images.to(device),
+                labels[piece].to(device),
+                chances,
+            )
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        total += share * loss.item()
+        for name, value in told.items():
+            metrics[name] = metrics.get(name, 0.0) + share * value
+    norm = nn.utils.clip_grad_norm_(state.learner.parameters(), settings.clip or float("inf")).item()
+    step = Step(state.step + 1, epoch, total, metrics, len(samples), rate, norm)
+    return step, state.decisions.guard.cause(total, norm, settings)
+
+
+def _descend(state: State, objective: Objective[Any], step: Step, settings: TrainSettings) -> None:
+    """Follow the gradient: all that a step changes, changes here."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = step.learning_rate * group["share"]
+    state.optimizer.step()
+    state.average.update(state.learner, step.done)
+    objective.after_step(state.model, step.done / settings.steps)
+    state.decisions.guard.accept(step.loss, settings)
+    state.step = step.done
+
+
+def _settle(state: State, settings: TrainSettings, run: Run, evaluate: Evaluate | None) -> None:
+    """Between two steps: evaluate and write a checkpoint, where they are due and not done yet."""
+    last, every = state.step == settings.steps, settings.evaluate_every
+    due = last or (every > 0 and state.step % every == 0)
+    best = False
+    if evaluate is not None and due and state.decisions.evaluated < state.step:
+        score, numbers = evaluate(state)
+        with held():
+            best = state.decisions.judge(state.step, score)
+            run.log({"step": state.step, "score": score, **numbers})
+    run.settle(state, urgent=best or state.ended(settings))
+
+
+def _lost(state: State, settings: TrainSettings, run: Run, cause: str, rate: float) -> None:
+    """Go back, or stop with a sentence."""
+    if settings.on_spike == "rollback":
+        with held():
+            run.roll_back(state, cause)
+        return
+    kept = f" The checkpoints in {run.folder} are from before." if run.folder is not None else ""
+    raise UserError(
+        f"{cause[0].upper()}{cause[1:]} at step {state.step + 1}: lower the learning rate ({rate:.1e} there).{kept}"
+    )
+
+
+def _line(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.done,
+        "epoch": step.epoch,
+        "loss": step.loss,
+        **step.metrics,
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+    }

@@ -162,6 +162,11 @@ def _understand(
         path, commit = hub.download(*repository, asked=name)
         provenance = {"source": repository[0], "revision": commit}
     _refuse(architecture, name)
+    if (path / "config.yaml").is_file() and not (path / "config.json").exists():
+        raise UserError(
+            f"{name} is a run folder that holds no model: one of --method knn never does, and one that was "
+            "interrupted does when --resume has taken it to its end."
+        )
     settings = store.read_json(path / "config.json")  # first: without it nothing says what the rest is
     processor = path / "preprocessor_config.json"
     return understand(

@@ -1,0 +1,206 @@
+"""Pretraining without labels on one small machine: ``VITRAIL_DATA=folder python -m benchmarks.self_supervision``
+
+``cifar10``, a ViT of 6 layers x 128 with patches of 4 on 32 pixels. Written down before the first run:
+
+- Pretraining on the 50,000 training pictures, without labels, by MAE, masked patches and MoCo v3, each for the
+  number of steps that take ``MINUTES`` on this machine, by step times measured in turns beforehand: equal compute.
+  One rate each, the task's usual; nothing is searched.
+- Then 2,000 labels (200 a class), ``STEPS`` steps, the same for all and for random weights. The learning rate is
+  searched equally for every arm: ``RATES``, one seed, by accuracy on 1,000 other labelled training pictures.
+- With the best rate ``SEEDS``; accuracy on all 10,000 test pictures. The verdict on an arm is the mean over seeds of
+  its accuracy less that of random weights with the same seed: it gains, or loses, if the 95 % t interval lies above,
+  or below, zero; else it is undecided.
+
+Every finished cell is a file in ``results/self_supervision/`` and is not run again; a run that is killed is gone on
+with. ``splits/cifar10-2000.csv`` lists the labelled pictures. About three hours on two cores with nothing beside.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from benchmarks.results_file import RESULTS, record
+from vitrail.analyze import canvas
+from vitrail.tasks.pretrain import pretrain
+
+OBJECTIVES = ("mae", "masked-patches", "moco")
+SCRATCH = "random weights"
+MINUTES, BATCH = 40, 256
+STEPS, LABELLED_BATCH = 1000, 64
+RATES, SEEDS = (3e-4, 1e-3, 3e-3), (0, 1, 2)
+MODEL: dict[str, Any] = {"layers": 6, "width": 128, "heads": 4, "patch": 4, "resolution": 32}
+
+CELLS = RESULTS / "self_supervision"
+SPLIT = Path(__file__).parent / "splits" / "cifar10-2000.csv"
+RUNS = Path(os.environ.get("VITRAIL_RUNS", "runs")) / "self-supervision"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "self-supervision.png"
+Cell = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing, print and draw."""
+    data = Path(os.environ.get("VITRAIL_DATA", "")) / "cifar10"
+    if not (data / "train").is_dir():
+        sys.exit("Set VITRAIL_DATA to the folder that holds cifar10/{train,test}.")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    steps = cell("budget", lambda: budget(data))["steps"]
+    for objective in OBJECTIVES:
+        cell(f"pretrain-{objective}", lambda name=objective: pretrained(data, name, steps[name]))  # type: ignore[misc]
+    results: dict[str, list[float]] = {}
+    for arm in (SCRATCH, *OBJECTIVES):
+        found = {
+            rate: cell(f"search-{_plain(arm)}-{rate:g}", lambda a=arm, r=rate: labelled(data, a, r, 0, "search"))  # type: ignore[misc]
+            for rate in RATES
+        }
+        best = max(RATES, key=lambda rate: found[rate]["accuracy"])
+        cells = [
+            cell(f"test-{_plain(arm)}-{seed}", lambda a=arm, r=best, s=seed: labelled(data, a, r, s, "test"))  # type: ignore[misc]
+            for seed in SEEDS
+        ]
+        results[arm] = [one["accuracy"] for one in cells]
+    verdicts = {arm: verdict(results[arm], results[SCRATCH]) for arm in OBJECTIVES}
+    for arm, accuracies in results.items():
+        print(f"{arm:<16} {' '.join(f'{100 * value:.2f}' for value in accuracies)}", verdicts.get(arm, ""))
+    record("self_supervision/verdicts", {"accuracies": results, "verdicts": verdicts})
+    draw()
+
+
+def cell(name: str, work: Callable[[], Cell]) -> Cell:
+    """A finished cell from its file, or its work, done and written."""
+    path = CELLS / f"{name}.json"
+    if not path.is_file():
+        start = time.perf_counter()
+        result = work()
+        record(f"self_supervision/{name}", {**result, "minutes": (time.perf_counter() - start) / 60})
+        print(name, {key: value for key, value in result.items() if key != "curve"}, flush=True)
+    found: Cell = json.loads(path.read_text())["findings"]
+    return found
+
+
+def budget(data: Path, rounds: int = 3, each: int = 12) -> Cell:
+    """Seconds a step of each objective, measured in turns, and the steps that ``MINUTES`` hold."""
+    times: dict[str, list[float]] = {objective: [] for objective in OBJECTIVES}
+    for turn in range(rounds):
+        for objective in OBJECTIVES:
+            out = RUNS / f"budget-{objective}-{turn}"
+            pretrain(data / "train", out, objective=objective, steps=each, batch_size=BATCH, quiet=True, **MODEL)
+            lines = (out / "training" / "timing.jsonl").read_text().splitlines()
+            times[objective] += [json.loads(line)["seconds"] for line in lines][2:]
+    seconds = {objective: statistics.median(found) for objective, found in times.items()}
+    return {
+        "seconds_per_step": seconds,
+        "steps": {name: round(60 * MINUTES / value) for name, value in seconds.items()},
+    }
+
+
+def pretrained(data: Path, objective: str, steps: int) -> Cell:
+    """One objective's pretraining."""
+    out = RUNS / f"pretrain-{objective}"
+    pretrain(data / "train", out, objective=objective, steps=steps, batch_size=BATCH, **MODEL)
+    lines = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    every = max(1, len(losses) // 100)
+    curve = [
+        (losses[at][0], statistics.mean(loss for _, loss in losses[at : at + every]))
+        for at in range(0, len(losses), every)
+    ]
+    return {"steps": steps, "epochs": steps * BATCH / 50_000, "curve": curve, "last_loss": curve[-1][1]}
+
+
+def labelled(data: Path, arm: str, rate: float, seed: int, part: str) -> Cell:
+    """Training on the 2,000 labels from one arm's weights; ``part``: search (1,000 others judge) or test."""
+    weights = None if arm == SCRATCH else RUNS / f"pretrain-{arm}"
+    shape = MODEL if arm == SCRATCH else {}
+    out = RUNS / f"{part}-{_plain(arm)}-{rate:g}-{seed}"
+    table = RUNS / f"{part}.csv"
+    write_table(data, part, table)
+    result = pretrain(
+        table, out, objective="supervised", weights=weights, steps=STEPS, batch_size=LABELLED_BATCH,
+        learning_rate=rate, seed=seed, tuning={"layer_decay": 1.0}, **shape,
+    )  # fmt: skip
+    assert result is not None
+    assert result.evaluation is not None
+    return {
+        "rate": rate,
+        "seed": seed,
+        "accuracy": result.evaluation.top1,
+        "images": result.evaluation.images,
+        "last_loss": result.last.get("loss"),
+    }
+
+
+def write_table(data: Path, part: str, out: Path) -> None:
+    """The labelled pictures and those that judge, as a CSV."""
+    with SPLIT.open(newline="") as file:
+        rows = [(row["path"], row["part"]) for row in csv.DictReader(file)]
+    judged = [path for path, which in rows if which == "search"]
+    if part == "test":
+        judged = sorted(path.relative_to(data).as_posix() for path in (data / "test").glob("*/*"))
+    with out.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for name, paths in (("train", [path for path, which in rows if which == "train"]), ("val", judged)):
+            writer.writerows([data / path, Path(path).parts[1], name] for path in paths)
+
+
+def write_split(data: Path, out: Path = SPLIT) -> None:
+    """How the list in ``splits/`` was made, once: 200 a class to learn from, 100 others to search the rate by."""
+    with out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "part"])
+        for folder in sorted((data / "train").iterdir()):
+            paths = sorted(path.relative_to(data).as_posix() for path in folder.glob("*"))
+            chosen = random.Random(f"cifar10 {folder.name}").sample(paths, 300)
+            for part, members in (("train", chosen[:200]), ("search", chosen[200:])):
+                writer.writerows([path, part] for path in sorted(members))
+
+
+def verdict(accuracies: list[float], baseline: list[float]) -> Cell:
+    """Mean difference over seeds, its 95 % t interval, and what follows."""
+    differences = [a - b for a, b in zip(accuracies, baseline, strict=True)]
+    mean, n = statistics.mean(differences), len(differences)
+    reach = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
+    word = "gains" if mean - reach > 0 else "loses" if mean + reach < 0 else "undecided"
+    return {"difference": mean, "interval": [mean - reach, mean + reach], "verdict": word}
+
+
+def draw() -> None:
+    """The losses of pretraining, and the accuracies."""
+    canvas.save(_figure(), FIGURE)
+    print(FIGURE)
+
+
+@canvas.styled
+def _figure() -> Any:
+    drawn, axes = canvas.figure(1, len(OBJECTIVES) + 1, size=(10.5, 2.9))
+    for at, objective in zip(axes, OBJECTIVES, strict=False):
+        found = json.loads((CELLS / f"pretrain-{objective}.json").read_text())["findings"]
+        at.plot(*zip(*found["curve"], strict=True), color=canvas.BLUE)
+        at.set(title=objective, xlabel="steps", ylabel="loss")
+    found = json.loads((CELLS / "verdicts.json").read_text())["findings"]
+    for row, accuracies in enumerate(found["accuracies"].values()):
+        axes[-1].plot([100 * value for value in accuracies], [row] * len(accuracies), "o", color=canvas.BLUE, ms=5)
+    axes[-1].set_yticks(range(len(found["accuracies"])), list(found["accuracies"]))
+    axes[-1].invert_yaxis()
+    axes[-1].set(title="2,000 labels, three seeds", xlabel="test accuracy, %")
+    return drawn
+
+
+def _plain(arm: str) -> str:
+    return arm.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
