@@ -23,7 +23,7 @@ from benchmarks.results_file import record
 from vitrail.analyze.attention import Rollout
 from vitrail.analyze.stream import observe
 from vitrail.data.batches import batches
-from vitrail.tasks.inspection import TRACED, Streamed
+from vitrail.tasks.inspection_pass import TRACED, Streamed
 
 CASES = ("plain inference", "all statistics", "all statistics and rollout")
 ROUNDS, PICTURES = 3, 1000

@@ -23,8 +23,10 @@ from vitrail.analyze.attention import (
     usual_query,
 )
 from vitrail.analyze.stream import observe
+from vitrail.config import EncoderConfig, HeadConfig, Part, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.attention import Attention, explicit
+from vitrail.model.build import build
 from vitrail.model.encoder import Trace
 from vitrail.model.position import Relation
 from vitrail.model.vision import VisionTransformer
@@ -157,6 +159,27 @@ def test_frozen_parameters_and_inference_do_not_hinder_relevance(images: Images,
         frozen = relevance(model.requires_grad_(False), batch)
     assert torch.equal(free.matrix, frozen.matrix)
     assert torch.equal(free.classes, model(batch).argmax(dim=-1))
+
+
+@pytest.mark.parametrize("parts", [("class",), ("mean",), ("map",), ("class", "mean")])
+def test_relevance_is_asked_for_by_the_tokens_that_the_head_reads(parts: tuple[Part, ...]) -> None:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(2, 24, 3, 48)
+    config = ViTConfig(encoder, (8, 8), (16, 24), tokens=("class",), head=HeadConfig(parts, classes=5))
+    model = build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    found = relevance(model, torch.randn(2, 3, 16, 24))
+    own = found.matrix - torch.eye(7)
+    rows = {"class": own[:, :1], "mean": own[:, 1:], "map": own}
+    read = rows["map"] if parts == ("class", "mean") else rows[parts[0]]
+    maps = found.to_patches(config)
+    assert torch.allclose(maps.flatten(1), read[:, :, 1:].sum(dim=1))
+    assert (maps >= 0).all()
+    # The class token's row alone holds next to nothing of a head that reads the mean.
+    share = float(own[:, 0, 1:].sum() / maps.sum())
+    assert share < 0.2 if parts == ("mean",) else share > 0.0
 
 
 def test_queries_name_rows(model: VisionTransformer) -> None:

@@ -117,3 +117,9 @@ def test_the_figure_has_a_dot_for_each_head() -> None:
     dots = [collection for collection in drawn.axes[0].collections if collection.get_label() == "a head"]
     assert len(dots[0].get_offsets()) == 12
     assert AttentionDistance(np.ones((1, 1)), np.full((1, 1), np.nan), np.full((1, 1), np.nan), 1.0, 1).plot()
+
+
+def test_a_single_patch_has_a_figure_without_a_warning() -> None:
+    zero = np.zeros((2, 1))
+    drawn = AttentionDistance(zero, zero, zero, 0.0, 3).plot()
+    assert drawn.axes[0].get_ylim() == (0.0, 1.0)

@@ -130,3 +130,9 @@ def test_what_is_quoted(planted: float, panels: int, images: int) -> None:
     drawn = result.plot()
     assert inline_svg(drawn, "norms").startswith("<svg")  # nothing in it warns when it is drawn
     assert len([axes for axes in drawn.axes if axes.get_label() != "<colorbar>"]) == panels
+
+
+def test_a_layer_that_is_not_finite_is_named_counting_from_one() -> None:
+    found = PatchNorms(ViTConfig(EncoderConfig(3, 8, 2, 16), (8, 8), (16, 16)))
+    with pytest.raises(UserError, match="output of layer 2 is not finite"):
+        found.receive("block", 1, torch.full((1, 5, 8), torch.nan))

@@ -13,15 +13,19 @@ import torch
 from torch import Tensor, nn
 
 import vitrail
+from vitrail.analyze.attention import relevance
 from vitrail.analyze.finding import Finding
 from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, PositionKind, Preprocessing, Token, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
 from vitrail.tasks.inspection import PARTS, Inspection
+from vitrail.tasks.inspection_facts import of_finding
 from vitrail.tasks.inspection_folder import write_inspection
+from vitrail.tasks.inspection_pass import TRACED, at_a_time
 
 CONFIG = ViTConfig(EncoderConfig(3, 24, 3, 48), (8, 8), (40, 56), head=HeadConfig(classes=3))
+SIZES = ((112, 112), (288, 296))
 HOW = Preprocessing(CONFIG.image_size, fit="squash")
 
 
@@ -170,9 +174,76 @@ def test_models_of_other_outlines(photos: Path, kind: PositionKind, tokens: tupl
     assert found.attention_maps.notes[0] == "The model has no trained classifier, so there is no map for a class."
 
 
+def test_the_map_for_a_class_is_asked_for_by_what_the_head_reads(photos: Path) -> None:
+    config = replace(CONFIG, head=HeadConfig(("mean",), classes=3))  # with a class token, which is not read
+    found = inspected(photos, config)
+    image = found.shown[0].image[None]
+    expected = relevance(found.transformer, image).matrix[0] - torch.eye(36)
+    ours = found.attention_maps.maps["for the class"][0].ravel()
+    theirs = expected[1:, 1:].sum(dim=0)
+    assert np.allclose(ours, theirs / theirs.sum(), atol=1e-6)
+    assert found.attention_maps.notes == (
+        "Asked by the class token; for the class, by the tokens that the head reads.",
+    )
+
+
+def test_a_tensor_says_itself_how_large_it_is_and_of_how_many_channels() -> None:
+    images = torch.randn(3, 1, 24, 40)
+    found = vitrail.inspect(nn.Conv2d(1, 4, 3, 4, 1), images)
+    assert found.receptive_field.model.energy.shape == (1, 24, 40)
+    assert found.equivariance.model.errors.shape[2] == 2
+    grey = replace(CONFIG, channels=1)
+    maps = vitrail.inspect(toy(grey), torch.randn(3, 1, 40, 56)).attention_maps
+    assert maps.pictures.shape == (3, 40, 56, 3)
+    with pytest.raises(UserError, match="tensors of 24x40 pixels already: leave the resolution out"):
+        vitrail.inspect(CNN(), torch.randn(3, 3, 24, 40), resolution=16)
+
+
+def test_many_patches_run_fewer_at_a_time() -> None:
+    at_224, at_518 = (replace(CONFIG, encoder=EncoderConfig(1, 24, 6, 8), image_size=size) for size in SIZES)
+    assert (at_a_time(at_224), at_a_time(at_518)) == (TRACED, 6)
+    assert at_a_time(replace(at_518, image_size=(8000, 8000))) == 4  # of fewer there is no CKA
+
+
+def test_what_could_not_be_read_is_not_counted(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    files = [tmp_path / "bad.png", *sorted(photos.glob("val/*/*"))[:5]]
+    inspection = vitrail.inspect(toy(), files, preprocessing=HOW, shown=2)
+    result = write_inspection(inspection, tmp_path / "out", ["attention-maps", "attention-distance", "equivariance"])
+    assert result.images == 5
+    assert [path.name for path, _ in result.unreadable] == ["bad.png"]
+    text = (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+    assert "<dt>Measured on</dt><dd>5 images</dd>" in text
+    assert "Asked by the class token; for the class" in text
+    error = result.findings["equivariance"]["VisionTransformer"]["whole_cell"]["error"]
+    assert f"{error:.2f} at a whole cell" in text
+
+
+def test_every_figure_but_maps_has_its_numbers_beside_it(photos: Path) -> None:
+    found = inspected(photos)
+    facts = {part: dict(of_finding(part, found.find(part).summary())) for part in PARTS}
+    assert [part for part in PARTS if not facts[part]] == ["attention-maps"]
+    assert facts["equivariance"]["Pictures"] == facts["receptive-field"]["Pictures"] == "2"  # of more that there are
+    ratio = found.token_norms.largest[-1]
+    assert facts["token-norms"]["Largest in the last layer"] == f"{ratio:.1f} times the median"
+
+
 def test_what_is_wrong_is_said_in_a_sentence(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no layer 4: the model has layers 1 to 3"):
         vitrail.inspect(toy(), layer=4)
+    for limit in (0, -1):
+        with pytest.raises(UserError, match="At least 1 picture must be looked at"):
+            vitrail.inspect(toy(), photos / "val", limit=limit)
+        with pytest.raises(UserError, match="At least 1 picture must be shown"):
+            vitrail.inspect(toy(), photos / "val", shown=limit)
+    with pytest.raises(UserError, match="there already, for 40x56 pixels: for another resolution load it"):
+        vitrail.inspect(toy(), photos / "val", resolution=16)
+    with pytest.raises(UserError, match="heads and architecture are for loading"):
+        vitrail.inspect(toy(), photos / "val", heads=2)
+    with pytest.raises(UserError, match="Files are read in 3 channels, and the model takes 1"):
+        vitrail.inspect(toy(replace(CONFIG, channels=1)), photos / "val")
+    with pytest.raises(UserError, match="token-norms needs pictures"):
+        _ = vitrail.inspect(toy()).token_norms
     with pytest.raises(UserError, match="There is no part 'attention-distanc'; the nearest is attention-distance"):
         inspected(photos).find("attention-distanc")
     with pytest.raises(UserError, match="There is no file or folder"):

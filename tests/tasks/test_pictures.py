@@ -41,7 +41,8 @@ def test_the_first_few_are_spread_and_skip_what_cannot_be_read(photos: Path, tmp
     bad.write_bytes(b"no picture")
     red, blue = sorted(photos.glob("val/red/*")), sorted(photos.glob("val/blue/*"))
     found = Pictures([bad, *red, *blue], HOW)
-    assert [one.name for one in found.shown(3)] == [red[3].name, blue[3].name, red[0].name]
+    expected = [f"red/{red[3].name}", f"blue/{blue[3].name}", f"red/{red[0].name}"]  # both folders have such names
+    assert [one.name for one in found.shown(3)] == expected
     assert found.first(3).shape == (3, 3, 16, 24)
     assert found.first(2, larger=5).shape == (2, 3, 21, 29)
     assert found.first(100).shape[0] == 8
@@ -70,3 +71,29 @@ def test_tensors_do_as_well(photos: Path) -> None:
     assert shown[0].picture.size == (24, 16)
     assert np.abs(np.asarray(shown[0].picture, float).mean() - np.asarray(files[0].picture, float).mean()) < 6
     assert len(Pictures(images, HOW, limit=2)) == 2
+
+
+def test_tensors_that_are_no_images_and_limits_that_leave_none_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\(B, C, H, W\), not torch.float32 of shape \(3, 16, 24\)"):
+        Pictures(torch.zeros(3, 16, 24), HOW)
+    with pytest.raises(UserError, match=r"not torch.uint8 of shape"):
+        Pictures(torch.zeros(1, 3, 16, 24, dtype=torch.uint8), HOW)
+    for limit in (0, -3):
+        with pytest.raises(UserError, match=f"At least 1 picture must be looked at, not {limit}"):
+            Pictures(torch.zeros(1, 3, 16, 24), HOW, limit)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_pictures_of_any_number_of_channels_can_be_shown(channels: int) -> None:
+    how = Preprocessing((16, 24), mean=(0.5,) * channels, std=(0.5,) * channels)
+    (shown,) = Pictures(torch.full((1, channels, 16, 24), 0.2), how).shown(1)
+    assert shown.picture.mode == "RGB"
+    assert np.asarray(shown.picture).tolist() == np.full((16, 24, 3), 153).tolist()  # (0.2 * 0.5 + 0.5) * 255
+
+
+def test_pictures_of_the_same_name_are_told_apart(photos: Path, tmp_path: Path) -> None:
+    first, second = sorted(photos.glob("val/*/*"))[:2]
+    for number, (folder, name) in enumerate([("a", "1.png"), ("b", "1.png"), ("b", "2.png")]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_bytes((first, second, first)[number].read_bytes())
+    assert [one.name for one in Pictures([tmp_path], HOW).shown(3)] == ["a/1.png", "b/1.png", "2.png"]

@@ -123,6 +123,19 @@ class Relevance:
     classes: Tensor
     """(B,) the class of each image that it is for."""
 
+    def to_patches(self, config: ViTConfig) -> Tensor:
+        """What each patch has to say to the tokens that the head reads, added up over these: maps (B, h, w).
+
+        The paper takes the class token's row. Where the head reads patches (their mean, or attention pooling)
+        that row says nothing, and what a patch has of itself, the identity, would drown the rest: it is left out.
+        """
+        special, everything = len(config.tokens), range(config.sequence)
+        tokens = {"map": everything, "mean": everything[special:]}
+        read = {token for part in config.head.parts for token in tokens.get(part) or (config.tokens.index(part),)}
+        own = torch.eye(config.sequence, dtype=self.matrix.dtype, device=self.matrix.device)
+        rows = (self.matrix - own)[:, sorted(read), special:]  # (B, read, h w)
+        return rows.sum(dim=1).reshape(-1, *config.grid)
+
 
 def relevance(model: VisionTransformer, images: Tensor, classes: Sequence[int] | None = None) -> Relevance:
     """Gradient-weighted attention for a class (Chefer et al., 2103.15679, equations 5 and 6).

@@ -87,7 +87,7 @@ class AttentionDistance(Finding):
         axes.plot(depth, self.mean.mean(axis=1), color=canvas.AMBER, lw=2, label="mean of the layer")
         axes.axhline(self.uniform, color=canvas.SOFT, lw=1, ls=(0, (5, 4)), label="uniform attention")
         axes.set(ylabel="mean attention distance, pixels", title="Attention distance")
-        axes.set_ylim(0, 1.12 * max(self.uniform, float(self.mean.max())))
+        axes.set_ylim(0, 1.12 * max(self.uniform, float(self.mean.max())) or 1.0)  # 0 of a single patch
         axes.legend(loc="lower right", fontsize=8)
         return drawn
 

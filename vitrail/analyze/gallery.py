@@ -34,25 +34,25 @@ class AttentionMaps(Finding):
             raise UserError("There is no picture to show attention for: name one that can be read.")
 
     def table(self) -> dict[str, Array]:
-        """A row for each map, picture and patch."""
+        """A row for each map, picture and patch; rows and columns count from 1."""
         n, h, w = next(iter(self.maps.values())).shape
         which, picture, row, column = (axis.ravel() for axis in np.indices((len(self.maps), n, h, w)))
         return {
             "map": np.array(list(self.maps))[which],
             "picture": np.array(self.names)[picture],
-            "row": row,
-            "column": column,
+            "row": row + 1,
+            "column": column + 1,
             "share": np.stack(list(self.maps.values())).ravel(),
         }
 
     def summary(self) -> dict[str, Any]:
-        """For each map and picture the patch that gets most, and how many times the average it gets."""
+        """For each map and picture the patch that gets most, counted from 1, and how many times the average that is."""
         peaks = []
         for kind, values in self.maps.items():
             for name, shares in zip(self.names, values, strict=True):
-                row, column = np.unravel_index(int(shares.argmax()), shares.shape)
+                row, column = (1 + int(at) for at in np.unravel_index(int(shares.argmax()), shares.shape))
                 times = float(shares.max() * shares.size)
-                peaks.append({"map": kind, "picture": name, "row": int(row), "column": int(column), "times": times})
+                peaks.append({"map": kind, "picture": name, "row": row, "column": column, "times": times})
         return {"pictures": len(self.pictures), "peaks": peaks, "notes": list(self.notes)}
 
     @canvas.styled

@@ -163,7 +163,7 @@ class PatchNorms(Statistic):
         norms = torch.linalg.vector_norm(patches, dim=-1, dtype=precision).cpu().double().numpy()  # (B, h w)
         if not np.isfinite(norms).all():
             raise UserError(
-                f"The output of layer {layer} is not finite: the model's weights are damaged, load them anew."
+                f"The output of layer {layer + 1} is not finite: the model's weights are damaged, load them anew."
             )
         median = np.median(norms, axis=1)  # (B,)
         outlying = norms > self.factor * median[:, None]

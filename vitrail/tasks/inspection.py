@@ -14,28 +14,27 @@ from torch import Tensor, nn
 
 from vitrail.analyze.attention import Rollout, attention_weights, relevance, to_patches, usual_query
 from vitrail.analyze.comparison import Compared
-from vitrail.analyze.components import PatchComponents, PatchCovariance
-from vitrail.analyze.distance import AttentionDistance, MeanDistance
-from vitrail.analyze.entropy import AttentionEntropy, MeanEntropy
+from vitrail.analyze.components import PatchComponents
+from vitrail.analyze.distance import AttentionDistance
+from vitrail.analyze.entropy import AttentionEntropy
 from vitrail.analyze.equivariance import Equivariance, equivariance
 from vitrail.analyze.equivariance import compare as compare_equivariance
 from vitrail.analyze.filters import PatchFilters, patch_filters
 from vitrail.analyze.finding import Finding
 from vitrail.analyze.gallery import AttentionMaps
 from vitrail.analyze.maps import feature_maps
-from vitrail.analyze.norms import PatchNorms, TokenNorms
+from vitrail.analyze.norms import TokenNorms
 from vitrail.analyze.positions import PositionSimilarity, position_similarity
 from vitrail.analyze.receptive import ReceptiveField, receptive_field
 from vitrail.analyze.receptive import compare as compare_fields
 from vitrail.analyze.scaling import Scaling, scaling
-from vitrail.analyze.similarity import LayerSimilarity, MinibatchCKA
-from vitrail.analyze.stream import Statistic, observe
+from vitrail.analyze.similarity import LayerSimilarity
+from vitrail.analyze.stream import observe
 from vitrail.config import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Preprocessing,
     Size,
     parse_size,
+    size_text,
     suggestion,
 )
 from vitrail.errors import UserError
@@ -43,11 +42,10 @@ from vitrail.model.vision import VisionTransformer
 from vitrail.report.terminal import Show
 from vitrail.runtime.forward import Runner, pick_device
 from vitrail.tasks.classifier import Classifier, load
-from vitrail.tasks.pictures import Pictures, Shown
+from vitrail.tasks.inspection_pass import Streamed, at_a_time
+from vitrail.tasks.pictures import Pictures, Shown, fed
 from vitrail.tasks.untrained import CNNS, untrained
 
-TRACED = 16
-"""Images run at a time while attention is looked at: explicit, it takes memory that fused does not."""
 FEW = 6
 """Pictures that equivariance and receptive fields are measured on: they take many passes each."""
 SECONDS = 20.0
@@ -95,7 +93,7 @@ class Inspection:
 
     Attributes:
         name: what the model is called.
-        model: the module that is looked into.
+        model: the module that is looked into: put on the device, and in evaluation mode.
         pictures: what it is looked into with, possibly none.
     """
 
@@ -114,6 +112,8 @@ class Inspection:
         self.model = model.to(self.device).eval()
         self.show = show or Show(quiet=True)
         self.layer = layer
+        if shown < 1:
+            raise UserError(f"At least 1 picture must be shown, not {shown}.")
         if layer is not None:
             layers = self.transformer.config.encoder.layers
             if not 1 <= layer <= layers:
@@ -131,11 +131,16 @@ class Inspection:
             raise UserError(f"{self.name} has no attention, and no positions or patches: it can be asked for {able}.")
         return self.model
 
+    @property
+    def read(self) -> int:
+        """How many pictures there are, but for those that were found unreadable so far."""
+        return len(self.pictures) - len(self.pictures.unreadable)
+
     def check(self, part: str) -> None:
         """Raise UserError if there is no such part, or the model or the pictures cannot give it."""
         if part not in PARTS:
             raise UserError(f"There is no part {part!r}{suggestion(part, PARTS)}.")
-        if PARTS[part].transformer or part == "cost":
+        if PARTS[part].transformer:
             _ = self.transformer
         if PARTS[part].pictures and not len(self.pictures):
             raise UserError(f"{part} needs pictures: name some files, or a folder of them.")
@@ -153,27 +158,31 @@ class Inspection:
     @property
     def attention_distance(self) -> AttentionDistance:
         """How far each head looks, in pixels (article 6.3)."""
-        return self.streamed.distance.finding()
+        return self._streamed("attention-distance").distance.finding()
 
     @property
     def attention_entropy(self) -> AttentionEntropy:
         """How evenly each head looks, and what it gives to special tokens."""
-        return self.streamed.entropy.finding()
+        return self._streamed("attention-entropy").entropy.finding()
 
     @property
     def layer_similarity(self) -> LayerSimilarity:
         """How alike the layers' outputs are (CKA)."""
-        return self.streamed.similarity.finding()
+        return self._streamed("layer-similarity").similarity.finding()
 
     @property
     def token_norms(self) -> TokenNorms:
         """How long the patches' vectors are, and which are outliers."""
-        return self.streamed.norms.finding()
+        return self._streamed("token-norms").norms.finding()
 
     @property
     def patch_components(self) -> PatchComponents:
         """The principal components of the last layer's patch features."""
-        return self.streamed.components.finding()
+        return self._streamed("patch-components").components.finding()
+
+    def _streamed(self, part: str) -> Streamed:
+        self.check(part)
+        return self.streamed
 
     @cached_property
     def attention_maps(self) -> AttentionMaps:
@@ -184,21 +193,25 @@ class Inspection:
         maps: dict[str, list[Tensor]] = {f"layer {layer + 1}": [], "rollout": []}
         notes: list[str] = []
         asked_by = "the class token" if query == "class" else "the average patch"
-        for one in self.shown:
+        for one in self._watched(self.shown, "Mapping attention"):
             image = one.image[None].to(self.device)
             rolled = Rollout(config.encoder.layers)
             with torch.inference_mode():
                 last = attention_weights(model, image, [layer])[0].mean(dim=1)  # (1, N, N)
             observe(lambda batch, trace: model.encode(batch, 1, trace), [image], [rolled])
-            found = {f"layer {layer + 1}": last, "rollout": rolled.product}
+            found = {
+                f"layer {layer + 1}": to_patches(last, config, query),
+                "rollout": to_patches(rolled.product, config, query),
+            }
             if model.classifier is not None and bool(model.classifier.weight.any()):
-                found["for the class"] = relevance(model, image).matrix
-            for name, matrix in found.items():
-                shares = to_patches(matrix, config, query)[0]
+                found["for the class"] = relevance(model, image).to_patches(config)
+            for name, (shares,) in found.items():
                 maps.setdefault(name, []).append(shares / shares.sum().clamp(min=1e-12))
         if "for the class" not in maps:
             notes.append("The model has no trained classifier, so there is no map for a class.")
-        notes.append(f"Asked by {asked_by}.")
+            notes.append(f"Asked by {asked_by}.")
+        else:
+            notes.append(f"Asked by {asked_by}; for the class, by the tokens that the head reads.")
         return AttentionMaps(
             pictures=np.stack([np.asarray(one.picture) for one in self.shown]),
             names=tuple(one.name for one in self.shown),
@@ -246,7 +259,9 @@ class Inspection:
         config = self.transformer.config
         (ph, pw), stride = config.cell, 1 if config.stem is None else config.stem.stride
         resolutions = [(side * ph, side * pw) for side in (7, 10, 14, 20, 28, 40)]
-        return scaling(config, resolutions, [(ph // stride, pw // stride)], budget_seconds=SECONDS)
+        with self.show.progress("Timing more and more patches") as advance:
+            advance(0, None)  # it ends when its time is over
+            return scaling(config, resolutions, [(ph // stride, pw // stride)], budget_seconds=SECONDS)
 
     @cached_property
     def shown(self) -> list[Shown]:
@@ -263,6 +278,14 @@ class Inspection:
             last = feature_maps(self.model)(images)[-1][1]  # (1, D, h, w)
         return max(1, images.shape[3] // last.shape[3])
 
+    def _watched(self, pictures: Sequence[Shown], doing: str) -> Iterator[Shown]:
+        """The pictures, with a progress bar."""
+        with self.show.progress(doing) as advance:
+            for number, one in enumerate(pictures):
+                advance(number, len(pictures))
+                yield one
+            advance(len(pictures), len(pictures))
+
     def _beside(self, doing: str) -> Iterator[tuple[str, nn.Module]]:
         """The model, and those that have learned nothing."""
         others = untrained(self.model, len(self.pictures.how.mean))
@@ -277,7 +300,6 @@ class Inspection:
     @cached_property
     def streamed(self) -> Streamed:
         """All that one forward pass a picture gives."""
-        self.check("attention-distance")
         model = self.transformer
         runner = Runner.of(model, str(self.device))
         streamed = Streamed.of(model)
@@ -291,36 +313,8 @@ class Inspection:
                 advance(done, total)
 
         with self.show.progress("Looking at pictures") as advance:
-            observe(runner.encode, told(self.pictures.batches(TRACED)), streamed.statistics)
+            observe(runner.encode, told(self.pictures.batches(at_a_time(model.config))), streamed.statistics)
         return streamed
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """The statistics that one forward pass a picture gives, together."""
-
-    distance: MeanDistance
-    entropy: MeanEntropy
-    similarity: MinibatchCKA
-    norms: PatchNorms
-    components: PatchCovariance
-
-    @classmethod
-    def of(cls, model: VisionTransformer) -> Streamed:
-        """Of a model, with nothing seen yet."""
-        config = model.config
-        return cls(
-            MeanDistance(config),
-            MeanEntropy(config),
-            MinibatchCKA(config),
-            PatchNorms(config),
-            PatchCovariance(config, norm=model.norm),
-        )
-
-    @property
-    def statistics(self) -> list[Statistic]:
-        """All of them, for ``observe``."""
-        return [self.distance, self.entropy, self.similarity, self.norms, self.components]
 
 
 def _shifts(cell: int) -> list[int]:
@@ -370,12 +364,11 @@ def inspect(
         name, model = f"{model}, random weights", CNNS[model]()
     elif isinstance(model, nn.Module):
         name = type(model).__name__
+    if isinstance(model, (Classifier, nn.Module)) and not (heads is None and architecture is None):
+        raise UserError("heads and architecture are for loading: the model is there already, so leave them out.")
     if isinstance(model, nn.Module):
-        module = model
-        how = preprocessing or Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        if isinstance(module, VisionTransformer):
-            how = how.at(module.config.image_size)
-        how = how if size is None else how.at(size)
+        module: nn.Module = model
+        how = fed(module, images, preprocessing, size)
     else:
         classifier = (
             model
@@ -383,5 +376,16 @@ def inspect(
             else load(model, size, heads, architecture=architecture, device=device, quiet=quiet)
         )
         name, module, how = str(classifier.report.source), classifier.model, classifier.card.preprocessing
+        name = f"{architecture or 'a ViT'}, random weights" if name == "none" else name
+    if isinstance(module, VisionTransformer) and size not in (None, module.config.image_size):
+        raise UserError(
+            f"The model is there already, for {size_text(module.config.image_size)} pixels: for another resolution "
+            "load it with image_size=, or name where it comes from."
+        )
     named = [images] if isinstance(images, (str, Path)) else images
-    return Inspection(name, module, Pictures(named, how, limit), layer, shown, device, show)
+    pictures = Pictures(named, how, limit)
+    if pictures.paths and len(how.mean) != 3:
+        raise UserError(
+            f"Files are read in 3 channels, and the model takes {len(how.mean)}: hand in a tensor of images."
+        )
+    return Inspection(name, module, pictures, layer, shown, device, show)

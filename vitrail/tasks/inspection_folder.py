@@ -28,6 +28,7 @@ class Inspected:
     absent: dict[str, str]
     """Why a part is not there."""
     images: int
+    """That could be read."""
     unreadable: list[tuple[Path, str]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +98,4 @@ def write_inspection(inspection: Inspection, out: str | Path, parts: Sequence[st
         (beside / "inspect.html").write_bytes(html.encode("utf-8", "replace"))
         advance(len(found) + 1, len(found) + 1)
     summaries = {part: finding.summary() for part, finding in found.items()}
-    return Inspected(
-        folder, summaries, absent, len(inspection.pictures), sorted(inspection.pictures.unreadable.items())
-    )
+    return Inspected(folder, summaries, absent, inspection.read, sorted(inspection.pictures.unreadable.items()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from vitrail.analyze.attention import Rollout
 from vitrail.analyze.canvas import inline_svg
 from vitrail.analyze.finding import Finding
+from vitrail.analyze.gallery import AttentionMaps
 from vitrail.analyze.stream import Kind, Statistic, observe
 from vitrail.config import ABSOLUTE, size_text
 from vitrail.cost import parameters
@@ -21,8 +22,8 @@ from vitrail.model.vision import VisionTransformer
 from vitrail.report.explorer import Attention, Explorer, ExplorerPhoto, TokenGrid
 from vitrail.report.inspection import Drawing, Facts, Picture, Section
 from vitrail.report.inspection import Inspection as Page
-from vitrail.report.terminal import percent
 from vitrail.tasks.inspection import PARTS, Inspection
+from vitrail.tasks.inspection_facts import of_finding
 from vitrail.tasks.report import jpeg_uri
 
 if TYPE_CHECKING:
@@ -116,11 +117,11 @@ def page(
         explorer = _explorer(inspection)
     except UserError as error:
         why_not = str(error)
-    return Page(inspection.name, _facts(inspection), len(inspection.pictures), sections, explorer, why_not)
+    return Page(inspection.name, _facts(inspection), inspection.read, sections, explorer, why_not)
 
 
 def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure) -> Section:
-    facts = _FACTS[part](finding.summary()) if part in _FACTS else []
+    facts = of_finding(part, finding.summary())
     strips = []
     if part == "patch-components":
         strips = [
@@ -133,7 +134,8 @@ def _section(inspection: Inspection, part: str, finding: Finding, drawn: Figure)
     caption = f"figures/{part}.png and .svg; the numbers are in numbers/{part}.parquet and .json."
     alt = f"{TITLES[part]}: " + "; ".join(f"{term} {value}" for term, value in facts)
     figure = Drawing(part, inline_svg(drawn, part), caption, alt)
-    return Section(part, TITLES[part], TEXTS[part], [figure], facts, strips)
+    notes = finding.notes if isinstance(finding, AttentionMaps) else ()
+    return Section(part, TITLES[part], (*TEXTS[part], *notes), [figure], facts, strips)
 
 
 def _explorer(inspection: Inspection) -> Explorer:
@@ -199,47 +201,3 @@ def _facts(inspection: Inspection) -> Facts:
         ]
     count = sum(parameter.numel() for parameter in model.parameters())
     return [("Model", type(model).__name__), ("Parameters", f"{count / 1e6:.1f} M")]
-
-
-def _of_distance(summary: dict[str, Any]) -> Facts:
-    by_layer = summary["layer_mean_pixels"]
-    rank = summary["rank_correlation_with_depth"]
-    return [
-        ("First layer", f"{by_layer[0]:.0f} px, heads from {_range(summary, 0)}"),
-        ("Last layer", f"{by_layer[-1]:.0f} px, heads from {_range(summary, -1)}"),
-        ("Uniform attention", f"{summary['uniform_pixels']:.0f} px"),
-        ("Rank correlation with depth", "none" if rank is None else f"{rank:+.2f}"),
-    ]
-
-
-def _range(summary: dict[str, Any], layer: int) -> str:
-    return f"{summary['layer_least_pixels'][layer]:.0f} to {summary['layer_most_pixels'][layer]:.0f}"
-
-
-def _of_positions(summary: dict[str, Any]) -> Facts:
-    shares = {
-        "Same row explains": "row",
-        "Same column explains": "column",
-        "Distance explains": "distance",
-        "All three explain": "together",
-        "Distance in any shape": "any_distance",
-        "Row and column offsets in any shape": "any_offset",
-    }
-    measured = [("Measured", f"{summary['kind']} of {summary['scheme']}")]
-    return measured + [(name, percent(summary[key])) for name, key in shares.items() if summary[key] is not None]
-
-
-def _of_cost(summary: dict[str, Any]) -> Facts:
-    low, high = summary["attention_share"]
-    facts = [("Attention's share of operations", f"{percent(low)} at the fewest patches, {percent(high)} at the most")]
-    for name, key in (("Operations", "flops"), ("Time", "seconds")):
-        if (fitted := summary[key]) is not None:
-            facts.append((f"{name} grow with N to the power", f"{fitted['slope']:.2f} over all"))
-    return facts
-
-
-_FACTS: dict[str, Callable[[dict[str, Any]], Facts]] = {
-    "attention-distance": _of_distance,
-    "position-similarity": _of_positions,
-    "cost": _of_cost,
-}

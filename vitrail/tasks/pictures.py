@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import Preprocessing, Size
+from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size, size_text
 from vitrail.data.batches import batches
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.data.sources import find_images
 from vitrail.errors import UserError
+from vitrail.model.vision import VisionTransformer
 
 SIDE = 224
 """Pixels of the longer side of a picture for people."""
@@ -41,7 +43,18 @@ class Pictures:
     """
 
     def __init__(self, source: Sequence[str | Path] | Tensor, how: Preprocessing, limit: int | None = None) -> None:
-        """``limit``: of more pictures than that, so many evenly spaced ones are taken."""
+        """``limit``: of more pictures than that, so many evenly spaced ones are taken.
+
+        Raises:
+            UserError: the limit is below 1, there is no such file, or the tensor is none of images.
+        """
+        if limit is not None and limit < 1:
+            raise UserError(f"At least 1 picture must be looked at, not {limit}: give another limit, or None for all.")
+        if isinstance(source, Tensor) and (source.ndim != 4 or not source.is_floating_point()):
+            raise UserError(
+                f"Images as a tensor are preprocessed floating-point numbers (B, C, H, W), not {source.dtype} of shape "
+                f"{tuple(source.shape)}: name their files instead, or preprocess them."
+            )
         self.how = how
         self.unreadable: dict[Path, str] = {}
         self.tensor = source if isinstance(source, Tensor) else None
@@ -50,6 +63,7 @@ class Pictures:
         step = max(1.0, count / limit) if limit else 1.0
         chosen = [int(number * step) for number in range(min(count, limit or count))]
         self.paths = [paths[index] for index in chosen] if paths else []
+        self._names = Counter(path.name for path in self.paths)
         if self.tensor is not None:
             self.tensor = self.tensor[chosen]
 
@@ -97,9 +111,14 @@ class Pictures:
             spread = range(0, len(self), max(1, len(self) // count))[:count]
             return [Shown(f"image {at}", self.tensor[at], self._as_picture(self.tensor[at])) for at in spread]
         return [
-            Shown(path.name, preprocess(image, self.how), as_shown(image, self.how))
+            Shown(self._name(path), preprocess(image, self.how), as_shown(image, self.how))
             for path, image in self._readable(count)
         ]
+
+    def _name(self, path: Path) -> str:
+        """The file's, with its folder's where another picture is called the same."""
+        twins = self._names[path.name] > 1
+        return f"{path.parent.name}/{path.name}" if twins else path.name
 
     def _readable(self, count: int) -> list[tuple[Path, Image.Image]]:
         """Evenly spaced files; the next one in the place of each that cannot be read."""
@@ -135,6 +154,30 @@ def as_shown(image: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def _picture(pixels: np.ndarray, how: Preprocessing) -> Image.Image:
-    """(C, H, W), standardised -> a picture again."""
+    """(C, H, W), standardised -> a picture again: grey of one or two channels, the first three of more."""
     values = (pixels.transpose(1, 2, 0) * how.std + how.mean) * 255 + 0.5  # (H, W, C)
+    values = values[..., :3] if values.shape[2] >= 3 else np.repeat(values[..., :1], 3, axis=2)  # (H, W, 3)
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def fed(module: nn.Module, images: object, preprocessing: Preprocessing | None, size: Size | None) -> Preprocessing:
+    """What a bare module is fed: a tensor says its size and channels itself, files are made what is asked for.
+
+    Raises:
+        UserError: two of these contradict each other.
+    """
+    channels = 3
+    if isinstance(images, Tensor) and images.ndim == 4:
+        channels, given = images.shape[1], (images.shape[2], images.shape[3])
+        if size not in (None, given):
+            raise UserError(f"The images are tensors of {size_text(given)} pixels already: leave the resolution out.")
+        size = given
+    if isinstance(module, VisionTransformer):
+        channels, size = module.config.channels, size or module.config.image_size
+    if preprocessing is None:
+        usual = channels == len(IMAGENET_MEAN)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((0.5,) * channels, (0.5,) * channels)
+        preprocessing = Preprocessing(mean=mean, std=std)
+    elif len(preprocessing.mean) != channels:
+        raise UserError(f"The preprocessing has {len(preprocessing.mean)} channels where there are {channels}.")
+    return preprocessing if size is None else preprocessing.at(size)
