@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from vitrail import cost
+from vitrail.cli.options import assignments
 from vitrail.config import is_variant, variant
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.recipes.index import RECIPES, recipe, recipes
 from vitrail.recipes.recipe import PAPERS, Recipe
+from vitrail.settings import Augmentation, TrainSettings
+from vitrail.tasks.training import tune
 
 ALL = recipes()
 by_name = pytest.mark.parametrize("each", ALL, ids=lambda each: each.name)
@@ -38,7 +42,7 @@ def test_names() -> None:
 def test_each_is_headed_by_command_hardware_and_accuracy(each: Recipe) -> None:
     heading = inspect.cleandoc(RECIPES[each.name].__doc__ or "")
     words = " ".join(heading.split())
-    assert heading.splitlines()[0] == f"``{each.command}``"
+    assert " ".join(heading.partition("\n\n")[0].split()) == f"``{each.command}``"
     assert f"Hardware: {each.hardware}" in words
     assert f"Accuracy: {each.accuracy}" in words
     assert ("(assumed)" in words) == ("hardware" in each.assumed)
@@ -72,3 +76,21 @@ def test_settings_agree_with_each_other(each: Recipe) -> None:
 def test_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match="no recipe 'ViT-B16-ImageNet-21k'; the nearest is vit-b16-imagenet21k"):
         recipe("ViT-B16-ImageNet-21k")
+
+
+@pytest.mark.parametrize("each", [one for one in ALL if one.makes == "finetune"], ids=lambda one: one.name)
+def test_finetune_understands_every_word_of_a_command(each: Recipe) -> None:
+    words = each.command.split()
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert set(options) == {"--weights", "--method", "--resolution", "--batch-size", "--epochs", "--set"}
+    tuning = assignments([value for name, value in zip(words[3::2], words[4::2], strict=True) if name == "--set"])
+    settings, augmentation, _ = tune(TrainSettings(each.steps(), each.batch_size), tuning)
+    assert (settings.optimizer, settings.schedule) == (each.optimizer, each.schedule)
+    assert settings.learning_rate == each.learning_rate
+    assert settings.weight_decay == each.weight_decay
+    assert settings.clip == (each.clip or 0)
+    assert settings.average == pytest.approx(0 if each.average is None else 1 / (1 - each.average))
+    assert each.views is not None
+    assert augmentation == Augmentation(**asdict(each.views))
+    epochs, images = int(options["--epochs"]), each.data.images
+    assert 0 <= epochs * images / each.batch_size - each.steps() <= images / each.batch_size + 1

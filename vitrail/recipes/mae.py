@@ -90,7 +90,10 @@ def mae_l16_imagenet() -> Recipe:
 
 
 def mae_b16_imagenet_to_imagenet() -> Recipe:
-    """``vitrail finetune DATA --recipe mae-b16-imagenet-to-imagenet --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 224 --batch-size 1024 --epochs 100 --set
+    optimizer=adamw --set betas=0.9,0.999 --set learning_rate=0.002 --set schedule=cosine --set warmup=6250 --set
+    weight_decay=0.05 --set layer_decay=0.65 --set clip=0 --set average=0 --set smallest_crop=0.08 --set flip=0.5
+    --set operations=2 --set magnitude=0.9 --set erase=0.25 --set mixup=0.8 --set cutmix=1 --set mixing=1``
 
     Hardware: 32 V100 GPUs (assumed). Accuracy: 83.57 +- 0.08 % on ImageNet (unverified).
     """

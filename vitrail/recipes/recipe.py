@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -81,9 +82,18 @@ class Recipe:
 
     @property
     def command(self) -> str:
-        """The command line for it; DATA is the user's copy of ``data``, RUN what ``start`` made."""
-        weights = " --weights RUN" if self.makes == "finetune" else ""
-        return f"vitrail {self.makes} DATA --recipe {self.name}{weights}"
+        """The command line for it; DATA is the user's copy of ``data``, RUN what ``start`` made.
+
+        ``finetune`` is told every setting outright; its own remain that training begins from a probe's head, where
+        the papers' is zero, and that labels are smoothed by 0.1.
+        """
+        if self.makes == "pretrain":
+            return f"vitrail pretrain DATA --recipe {self.name}"
+        (height, width), epochs = self.architecture.image_size, self.steps() * self.batch_size / self.data.images
+        pixels = str(height) if height == width else f"{height}x{width}"
+        words = f"vitrail finetune DATA --weights RUN --method full --resolution {pixels}"
+        words += f" --batch-size {self.batch_size} --epochs {math.ceil(epochs)}"
+        return words + "".join(f" --set {name}={value}" for name, value in self._tuning())
 
     @property
     def what(self) -> str:
@@ -164,6 +174,25 @@ class Recipe:
             "assumed": list(self.assumed),
             "unverified": list(self.unverified),
         }
+
+    def _tuning(self) -> Iterator[tuple[str, str]]:
+        """What ``finetune`` is to be told to do otherwise than it usually does."""
+        rising = self.warmup_steps()
+        yield "optimizer", self.optimizer
+        if self.betas is not None:
+            yield "betas", ",".join(f"{beta:g}" for beta in self.betas)
+        yield from (
+            ("learning_rate", f"{self.learning_rate:g}"),
+            ("schedule", self.schedule),
+            ("warmup", f"{rising:g}"),
+            ("weight_decay", f"{self.weight_decay:g}"),
+            ("layer_decay", f"{self.layer_decay:g}"),
+            ("clip", f"{self.clip or 0:g}"),
+            ("average", f"{0 if self.average is None else 1 / (1 - self.average):g}"),
+        )
+        views = Views(smallest_crop=1.0) if self.views is None else self.views
+        names = ("smallest_crop", "flip", "operations", "magnitude", "erase", "mixup", "cutmix", "mixing")
+        yield from ((name, f"{getattr(views, name):g}") for name in names)
 
     def _all(self) -> Iterator[tuple[str, str | None]]:
         encoder, labels = self.architecture.encoder, self.objective.kind == "supervised"

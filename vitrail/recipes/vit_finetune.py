@@ -102,7 +102,10 @@ def _data(data: Data) -> Source:
 
 
 def vit_h14_jft300m_to_imagenet() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-imagenet --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 518 --batch-size 512 --epochs 8 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=10000 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 88.55 +- 0.04 % on ImageNet; 90.72 +- 0.05 % on ImageNet ReaL.
     """
@@ -110,7 +113,10 @@ def vit_h14_jft300m_to_imagenet() -> Recipe:
 
 
 def vit_h14_jft300m_to_cifar10() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-cifar10 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 378 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.50 +- 0.06 % on CIFAR-10.
     """
@@ -118,7 +124,10 @@ def vit_h14_jft300m_to_cifar10() -> Recipe:
 
 
 def vit_h14_jft300m_to_cifar100() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-cifar100 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 378 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 94.55 +- 0.04 % on CIFAR-100.
     """
@@ -126,7 +135,10 @@ def vit_h14_jft300m_to_cifar100() -> Recipe:
 
 
 def vit_h14_jft300m_to_pets() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-pets --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 378 --batch-size 512 --epochs 70 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 97.56 +- 0.03 % on Pets.
     """
@@ -134,7 +146,10 @@ def vit_h14_jft300m_to_pets() -> Recipe:
 
 
 def vit_h14_jft300m_to_flowers() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-flowers --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 378 --batch-size 512 --epochs 126 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.68 +- 0.02 % on Flowers-102.
     """
@@ -142,7 +157,10 @@ def vit_h14_jft300m_to_flowers() -> Recipe:
 
 
 def vit_h14_jft300m_to_vtab() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-h14-jft300m-to-vtab --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 378 --batch-size 512 --epochs 1280 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 77.63 +- 0.23 % on VTAB.
     """
@@ -150,7 +168,10 @@ def vit_h14_jft300m_to_vtab() -> Recipe:
 
 
 def vit_l16_jft300m_to_imagenet() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-imagenet --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 512 --batch-size 512 --epochs 8 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=10000 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 87.76 +- 0.03 % on ImageNet; 90.54 +- 0.03 % on ImageNet ReaL.
     """
@@ -158,7 +179,10 @@ def vit_l16_jft300m_to_imagenet() -> Recipe:
 
 
 def vit_l16_jft300m_to_cifar10() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-cifar10 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.42 +- 0.03 % on CIFAR-10.
     """
@@ -166,7 +190,10 @@ def vit_l16_jft300m_to_cifar10() -> Recipe:
 
 
 def vit_l16_jft300m_to_cifar100() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-cifar100 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 93.90 +- 0.05 % on CIFAR-100.
     """
@@ -174,7 +201,10 @@ def vit_l16_jft300m_to_cifar100() -> Recipe:
 
 
 def vit_l16_jft300m_to_pets() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-pets --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 70 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 97.32 +- 0.11 % on Pets.
     """
@@ -182,7 +212,10 @@ def vit_l16_jft300m_to_pets() -> Recipe:
 
 
 def vit_l16_jft300m_to_flowers() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-flowers --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 126 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.74 +- 0.00 % on Flowers-102.
     """
@@ -190,7 +223,10 @@ def vit_l16_jft300m_to_flowers() -> Recipe:
 
 
 def vit_l16_jft300m_to_vtab() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-jft300m-to-vtab --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 1280 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 76.28 +- 0.46 % on VTAB.
     """
@@ -198,7 +234,10 @@ def vit_l16_jft300m_to_vtab() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_imagenet() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-imagenet --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 512 --batch-size 512 --epochs 8 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=10000 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 85.30 +- 0.02 % on ImageNet; 88.62 +- 0.05 % on ImageNet ReaL.
     """
@@ -206,7 +245,10 @@ def vit_l16_imagenet21k_to_imagenet() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_cifar10() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-cifar10 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.15 +- 0.03 % on CIFAR-10.
     """
@@ -214,7 +256,10 @@ def vit_l16_imagenet21k_to_cifar10() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_cifar100() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-cifar100 --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 103 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 93.25 +- 0.05 % on CIFAR-100.
     """
@@ -222,7 +267,10 @@ def vit_l16_imagenet21k_to_cifar100() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_pets() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-pets --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 70 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 94.67 +- 0.15 % on Pets.
     """
@@ -230,7 +278,10 @@ def vit_l16_imagenet21k_to_pets() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_flowers() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-flowers --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 126 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 99.61 +- 0.02 % on Flowers-102.
     """
@@ -238,7 +289,10 @@ def vit_l16_imagenet21k_to_flowers() -> Recipe:
 
 
 def vit_l16_imagenet21k_to_vtab() -> Recipe:
-    """``vitrail finetune DATA --recipe vit-l16-imagenet21k-to-vtab --weights RUN``
+    """``vitrail finetune DATA --weights RUN --method full --resolution 384 --batch-size 512 --epochs 1280 --set
+    optimizer=sgd --set learning_rate=0.01 --set schedule=cosine --set warmup=0 --set weight_decay=0 --set
+    layer_decay=1 --set clip=1 --set average=0 --set smallest_crop=0.05 --set flip=0.5 --set operations=0 --set
+    magnitude=0 --set erase=0 --set mixup=0 --set cutmix=0 --set mixing=1``
 
     Hardware: TPUv3 (assumed). Accuracy: 72.72 +- 0.21 % on VTAB.
     """
