@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def _own_cache() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="vitrail-test-cache-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITRAIL_CACHE", folder)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C interrupts, also where the tests were started in the background of a shell, which ignores it there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

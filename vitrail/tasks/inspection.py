@@ -255,13 +255,13 @@ class Inspection:
 
     @cached_property
     def cost(self) -> Scaling:
-        """What more patches cost, counted and measured here (article 2.2)."""
+        """What more patches cost, by resolution and patch size, counted and measured here (article 2.2)."""
         config = self.transformer.config
-        (ph, pw), stride = config.cell, 1 if config.stem is None else config.stem.stride
-        resolutions = [(side * ph, side * pw) for side in (7, 10, 14, 20, 28, 40)]
+        (ph, pw), (P, Q) = config.cell, config.patch
+        resolutions = [(side * ph, side * pw) for side in (8, 10, 14, 20, 28, 40)]  # whole patches twice as large too
         with self.show.progress("Timing more and more patches") as advance:
             advance(0, None)  # it ends when its time is over
-            return scaling(config, resolutions, [(ph // stride, pw // stride)], budget_seconds=SECONDS)
+            return scaling(config, resolutions, [(P, Q), (2 * P, 2 * Q)], budget_seconds=SECONDS)
 
     @cached_property
     def shown(self) -> list[Shown]:
