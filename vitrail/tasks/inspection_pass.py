@@ -14,7 +14,7 @@ from vitrail.config import ViTConfig
 from vitrail.model.vision import VisionTransformer
 
 TRACED = 8
-"""Images run at a time while attention is looked at: explicit, it takes memory that fused does not. No slower than more."""
+"""Images run at a time while attention is looked at, which takes memory when it is explicit. No slower than more."""
 WEIGHTS = 2**26
 """Attention weights of a layer that may be held at a time, 256 MiB in float32: with many patches fewer images run."""
 
