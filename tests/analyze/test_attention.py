@@ -207,6 +207,8 @@ def test_what_cannot_be_asked_for_is_refused(images: Images, model: VisionTransf
         attention_weights(model, batch, [3])
     with pytest.raises(UserError, match="There is no class 5: the model has classes 0 to 4"):
         relevance(model, batch, [5])
+    with pytest.raises(UserError, match="There is no class -1: the model has classes 0 to 4"):
+        relevance(model, images(model, 2), [4, -1])
     with pytest.raises(UserError, match=r"must lie in \[0, 1\), not 1.0"):
         Rollout(3, discard=1.0)
     model.classifier = None

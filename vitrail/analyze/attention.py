@@ -156,8 +156,8 @@ def relevance(model: VisionTransformer, images: Tensor, classes: Sequence[int] |
         # So that there is a graph even where all parameters are frozen.
         logits = model(images.detach().clone().requires_grad_(), trace)  # (B, classes)
         chosen = logits.argmax(dim=-1) if classes is None else torch.tensor(classes, device=logits.device)
-        if int(chosen.min()) < 0 or int(chosen.max()) >= logits.shape[1]:
-            raise UserError(f"There is no class {int(chosen.max())}: the model has classes 0 to {logits.shape[1] - 1}.")
+        if unknown := [label for label in chosen.tolist() if not 0 <= label < logits.shape[1]]:
+            raise UserError(f"There is no class {unknown[0]}: the model has classes 0 to {logits.shape[1] - 1}.")
         score = logits.gather(1, chosen[:, None]).sum()
         gradients = torch.autograd.grad(score, seen)
     identity = torch.eye(seen[0].shape[-1], dtype=logits.dtype, device=logits.device)
