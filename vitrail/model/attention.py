@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vitrail.model.position import Relation
 
+KEPT = 640
+"""Most keys whose attention weights are kept in training on a CPU; with more, they would outweigh all else kept."""
 BLOCK = 2**18
 """How many logits of one head are biased at a time: all of 512 tokens, a few rows of 4,096."""
 
@@ -20,14 +22,23 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
 
     Without a bias, (B, K, n, N), no more than O(n + N) numbers are held.
 
-    On a CPU PyTorch's backward pass of it is several times slower in bfloat16 than in float32
-    (benchmarks/training_step.py), so there it is trained in float32, whatever surrounds it.
+    On a CPU PyTorch's backward pass of it is several times slower in bfloat16 than in float32, which in turn
+    is half as fast as plain matrix products in bfloat16 (benchmarks/training_step.py). So there up to
+    ``KEPT`` keys are trained by plain products, which keep the weights, and more in float32.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        if k.shape[-2] <= KEPT:
+            return weights(q, k, bias) @ v
         with torch.autocast("cpu", enabled=False):
             mask = None if bias is None else bias.float()
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, bias)
+
+
+def weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D/K) + bias) for q (B, K, n, D/K) and k (B, K, N, D/K): (B, K, n, N)."""
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    return torch.softmax(logits if bias is None else logits + bias, dim=-1)
 
 
 def biased(q: Tensor, k: Tensor, v: Tensor, relation: Relation) -> Tensor:
@@ -53,14 +64,10 @@ def biased(q: Tensor, k: Tensor, v: Tensor, relation: Relation) -> Tensor:
 def explicit(q: Tensor, k: Tensor, relation: Relation | None) -> Tensor:
     """The attention weights softmax(q k^T / sqrt(D/K) + bias) themselves: (B, K, N, N)."""
 
-    def weights(part: Tensor, bias: Tensor | None) -> Tensor:
-        logits = part @ k.mT * part.shape[-1] ** -0.5  # (B, K, n, N)
-        return torch.softmax(logits if bias is None else logits + bias, dim=-1)
-
     if relation is None or not relation.biased:
-        return weights(q, None)
+        return weights(q, k)
     blocks = _blocks(q.shape[2])  # so that of N x N there is only the result
-    return torch.cat([weights(q[:, :, block], relation.bias(q[:, :, block], block)) for block in blocks], dim=2)
+    return torch.cat([weights(q[:, :, block], k, relation.bias(q[:, :, block], block)) for block in blocks], dim=2)
 
 
 def _blocks(tokens: int) -> Iterator[slice]:
@@ -104,9 +111,9 @@ class Attention(nn.Module):
         if relation is not None:
             q, k = relation.rotate(q, k)
         if observe is not None:
-            weights = explicit(q, k, relation)
-            observe(weights)
-            mixed = weights @ v  # (B, K, N, D/K)
+            seen = explicit(q, k, relation)
+            observe(seen)
+            mixed = seen @ v  # (B, K, N, D/K)
         elif relation is not None and relation.biased:
             mixed = biased(q, k, v, relation)
         else:
