@@ -41,12 +41,12 @@ def imagenette(resolution: int) -> tuple[Labelled, Labelled]:
     classifier = load(WEIGHTS, resolution, classes=(), resampling="bicubic-corner")
     how, norm = classifier.card.preprocessing, classifier.card.architecture.head.norm
     pooling = HeadConfig(PARTS, LAYERS, norm)
-    cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.runner, how, pooling))
+    cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.predictor, how, pooling))
 
     def part(samples: Sequence[Sample]) -> Labelled:
         paths = [sample.path for sample in samples]
         found = extract(
-            classifier.runner, how, paths, content_hashes(paths), cache, pooling, 32, lambda done, total: None
+            classifier.predictor, how, paths, content_hashes(paths), cache, pooling, 32, lambda done, total: None
         )
         if found.failures:
             sys.exit(f"{len(found.failures)} photos of {data} cannot be read: unpack it again.")

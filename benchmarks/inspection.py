@@ -61,7 +61,7 @@ def measure(case: str) -> dict[str, float]:
     pictures = sorted(folder.glob("*/*"))
     pictures = pictures[:: len(pictures) // PICTURES][:PICTURES]
     classifier = vitrail.load("saliency-s14", image_size=224, device="cpu")
-    runner, how = classifier.runner, classifier.card.preprocessing
+    predictor, how = classifier.predictor, classifier.card.preprocessing
     statistics = Streamed.of(classifier.model).statistics
     if "rollout" in case:
         statistics.append(Rollout(classifier.model.config.encoder.layers))
@@ -69,9 +69,9 @@ def measure(case: str) -> dict[str, float]:
     before, start = peak(), time.perf_counter()
     if case == CASES[0]:
         for batch in batches(pictures, how, 32):
-            runner.features(batch.images)
+            predictor.features(batch.images)
     else:
-        observe(runner.encode, (batch.images for batch in batches(pictures, how, TRACED)), statistics)
+        observe(predictor.encode, (batch.images for batch in batches(pictures, how, TRACED)), statistics)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_MiB": peak(), "above_model_MiB": peak() - before}
 

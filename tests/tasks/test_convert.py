@@ -162,14 +162,14 @@ def test_show_a_model_and_an_architecture(tmp_path: Path) -> None:
         show("ViT-b/16")
 
 
-def test_pre_logits_are_seen_by_the_runner(tmp_path: Path) -> None:
+def test_pre_logits_are_seen_by_the_predictor(tmp_path: Path) -> None:
     """They stand between the features and the classifier, wherever logits are made."""
     source = _model(tmp_path / "ours", replace(CONFIG, head=HeadConfig(classes=3, prelogits=20)))
     classifier = load(source, device="cpu")
     images = torch.randn(2, 3, 32, 32)
     expected = classifier.model(images)
-    runner = replace(classifier.runner, bf16=False)  # where it is native, the runner's own way is coarser
-    assert torch.allclose(runner.logits(images)[1], expected.detach(), atol=1e-5)
+    predictor = replace(classifier.predictor, bf16=False)  # where it is native, the predictor's own way is coarser
+    assert torch.allclose(predictor.logits(images)[1], expected.detach(), atol=1e-5)
 
 
 def test_schemes_without_learned_tables_survive_a_folder(tmp_path: Path) -> None:

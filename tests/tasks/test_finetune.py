@@ -102,14 +102,14 @@ def test_more_pictures_cost_only_themselves(photos: Path, tmp_path: Path, monkey
     vitrail.finetune(copy, tmp_path / "first", **TOY)
     late.write_bytes(kept)
     computed: list[int] = []
-    original = features.Runner.features
+    original = features.Predictor.features
 
     def counting(self: Any, images: torch.Tensor, pooling: Any = None) -> torch.Tensor:
         if pooling is not None:
             computed.append(len(images))
         return original(self, images, pooling)
 
-    monkeypatch.setattr(features.Runner, "features", counting)
+    monkeypatch.setattr(features.Predictor, "features", counting)
     vitrail.finetune(copy, tmp_path / "second", **TOY)
     assert sum(computed) == 1
 
@@ -118,7 +118,7 @@ def test_interruption_leaves_no_run_and_keeps_the_features(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
-    original, calls = features.Runner.features, 0
+    original, calls = features.Predictor.features, 0
 
     def interrupted(self: Any, images: torch.Tensor, pooling: Any = None) -> torch.Tensor:
         nonlocal calls
@@ -128,7 +128,7 @@ def test_interruption_leaves_no_run_and_keeps_the_features(
         return original(self, images, pooling)
 
     with monkeypatch.context() as patch:
-        patch.setattr(features.Runner, "features", interrupted)
+        patch.setattr(features.Predictor, "features", interrupted)
         with pytest.raises(KeyboardInterrupt):
             vitrail.finetune(photos, tmp_path / "out", **TOY, batch_size=8)
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def predict(
     paths = iter_images(pictures)
     classifier = task.load(model, device=device, quiet=quiet)
     classes = classifier.classes()
-    rows = predictions(classifier.runner, classifier.card, classes, paths, top, batch_size)
+    rows = predictions(classifier.predictor, classifier.card, classes, paths, top, batch_size)
     first = next(rows, None)  # a mistake is to come before anything is printed
     found = rows if first is None else chain([first], rows)
     write = _write_json if as_json else _write_csv if as_csv else _write_table

@@ -15,7 +15,7 @@ from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.report.terminal import Show
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 from vitrail.tasks.evaluation import Evaluated, evaluate
 from vitrail.tasks.prediction import Embedding, Prediction, embeddings, predictions
 from vitrail.weights.load import Loaded, Source, load_weights
@@ -31,7 +31,7 @@ class Classifier:
         model: the ``VisionTransformer`` itself, an ordinary ``torch.nn.Module``.
         card: architecture, preprocessing, class names and provenance.
         report: what happened to every tensor when it was loaded.
-        runner: how it is run here: device and precision.
+        predictor: how it is run here: device and precision.
     """
 
     def __init__(self, loaded: Loaded, device: str | None = None) -> None:
@@ -40,7 +40,7 @@ class Classifier:
         self.model.load_state_dict(loaded.tensors, assign=True)
         self.card: ModelCard = loaded.card
         self.report: LoadReport = loaded.report
-        self.runner = Runner.of(self.model, device)
+        self.predictor = Predictor.of(self.model, device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Classifier:
         Raises:
             UserError: a path does not exist, or the model has no trained classifier.
         """
-        return list(predictions(self.runner, self.card, self.classes(), _paths(pictures), top, batch_size))
+        return list(predictions(self.predictor, self.card, self.classes(), _paths(pictures), top, batch_size))
 
     def evaluate(self, data: str | Path, batch_size: int = 32, quiet: bool = True) -> Evaluated:
         """Accuracy with its interval, per class, confusion, calibration and speed on labelled pictures.
@@ -68,7 +68,9 @@ class Classifier:
         Raises:
             UserError: the model has no trained classifier, or the data do not fit it or cannot be read.
         """
-        return evaluate(self.runner, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet))
+        return evaluate(
+            self.predictor, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet)
+        )
 
     def embed(self, pictures: str | Path | Iterable[str | Path], batch_size: int = 32) -> tuple[list[Path], np.ndarray]:
         """Features of files and folders of pictures: the paths that could be read, and an array (n, F) float32.
@@ -83,7 +85,7 @@ class Classifier:
 
     def iter_embeddings(self, pictures: Iterable[Path], batch_size: int = 32) -> Iterator[Embedding]:
         """``embed``, one picture at a time and with the reasons for those that could not be read."""
-        return embeddings(self.runner, self.card.preprocessing, pictures, batch_size)
+        return embeddings(self.predictor, self.card.preprocessing, pictures, batch_size)
 
     def classes(self) -> tuple[str, ...]:
         """``class_names``, once it is sure that the classifier has learned something.

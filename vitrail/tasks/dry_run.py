@@ -79,15 +79,15 @@ def plan(settings: FinetuneSettings, quiet: bool = False) -> Plan:
     show = Show(quiet)
     dataset, classifier = opened(settings, show)
     show_photos(show, dataset, classifier)
-    runner, how, config = classifier.runner, classifier.card.preprocessing, classifier.card.architecture
+    predictor, how, config = classifier.predictor, classifier.card.preprocessing, classifier.card.architecture
     samples = [*dataset.train, *dataset.val]
     pooling = pooling_of(classifier)
-    cache = FeatureCache(cache_folder(cache_dir() / "features", runner, how, pooling))
+    cache = FeatureCache(cache_folder(cache_dir() / "features", predictor, how, pooling))
     digests = content_hashes(sample.path for sample in samples)
     missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
-    speed = measured_speed(runner, how, [sample.path for sample in samples], settings.batch_size)
+    speed = measured_speed(predictor, how, [sample.path for sample in samples], settings.batch_size)
     method, why = choose_method(settings, len(dataset.train), len(dataset.classes), speed)
-    number = 2 if runner.bf16 else 4
+    number = 2 if predictor.bf16 else 4
     numbers = pooling.layers * len(pooling.parts) * config.encoder.width
     found = Plan(
         method=method,
@@ -113,7 +113,7 @@ def plan(settings: FinetuneSettings, quiet: bool = False) -> Plan:
 
 def _with_training(found: Plan, settings: FinetuneSettings, dataset: Dataset, classifier: Classifier) -> Plan:
     """Take some steps in memory, from a head of zeros."""
-    way = course(settings, found.method, found.train, classifier.runner.bf16)
+    way = course(settings, found.method, found.train, classifier.predictor.bf16)
     pooling, width = pooling_of(classifier), classifier.card.architecture.encoder.width
     classes = len(dataset.classes)
     empty = Probe(pooling.parts[:1], 1, 0.0, np.zeros((classes, width)), np.zeros(classes), (), None)
@@ -166,7 +166,7 @@ def _training_speed(way: Course, classifier: Classifier, samples: Sequence[Sampl
 
     labels = torch.tensor([sample.label for sample in samples])
     view = View(objective, tuple(sample.path for sample in samples))
-    train(state, objective, view, labels, settings, classifier.runner.device, tell=tell)
+    train(state, objective, view, labels, settings, classifier.predictor.device, tell=tell)
     return sum(images for _, images in ends[1:]) / (ends[-1][0] - ends[0][0])
 
 

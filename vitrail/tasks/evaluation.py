@@ -16,7 +16,7 @@ from vitrail.data.sources import open_labelled, trained_photos
 from vitrail.errors import UserError
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.report.terminal import Show
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,13 @@ class Evaluated:
 
 
 def evaluate(
-    runner: Runner, card: ModelCard, classes: Sequence[str], data: str | Path, run: Path, batch_size: int, show: Show
+    predictor: Predictor,
+    card: ModelCard,
+    classes: Sequence[str],
+    data: str | Path,
+    run: Path,
+    batch_size: int,
+    show: Show,
 ) -> Evaluated:
     """Classify labelled pictures and compare; see ``Classifier.evaluate``.
 
@@ -63,7 +69,7 @@ def evaluate(
     with show.progress("Evaluating") as advance:
         for batch in batches((sample.path for sample in samples), card.preprocessing, batch_size):
             if batch.index:
-                logits.append(runner.logits(batch.images)[1].numpy())
+                logits.append(predictor.logits(batch.images)[1].numpy())
             labels += [samples[position].label for position in batch.index]
             unreadable += [(samples[position].path, reason) for position, reason in batch.failures]
             advance(batch.start + len(batch.paths), len(samples))

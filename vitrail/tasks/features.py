@@ -22,7 +22,7 @@ from vitrail.data.batches import batches
 from vitrail.data.read import UnreadableImage, content_hash
 from vitrail.model.heads import Pooling
 from vitrail.record import to_dict
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 from vitrail.weights.store import write_tensors
 
 CHUNK = 256
@@ -90,11 +90,11 @@ class FeatureCache:
         self.places.update({digest: (path, row) for row, digest in enumerate(digests)})
 
 
-def cache_folder(root: Path, runner: Runner, how: Preprocessing, pooling: HeadConfig) -> Path:
+def cache_folder(root: Path, predictor: Predictor, how: Preprocessing, pooling: HeadConfig) -> Path:
     """The folder for one model, preprocessing, precision and pooling: all a feature depends on but the picture."""
-    digest = hashlib.sha256(json.dumps([to_dict(how), to_dict(pooling), runner.precision]).encode())
-    digest.update(json.dumps(to_dict(runner.model.config.with_head(pooling)), sort_keys=True).encode())
-    for name, tensor in sorted(runner.model.state_dict().items()):
+    digest = hashlib.sha256(json.dumps([to_dict(how), to_dict(pooling), predictor.precision]).encode())
+    digest.update(json.dumps(to_dict(predictor.model.config.with_head(pooling)), sort_keys=True).encode())
+    for name, tensor in sorted(predictor.model.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -114,20 +114,20 @@ def content_hashes(paths: Iterable[Path]) -> list[str | UnreadableImage]:
         return list(pool.map(one, paths))
 
 
-def measured_speed(runner: Runner, how: Preprocessing, paths: Sequence[Path], batch_size: int) -> float:
+def measured_speed(predictor: Predictor, how: Preprocessing, paths: Sequence[Path], batch_size: int) -> float:
     """Pictures read and run through the model a second on this machine, from one batch after a warm-up."""
     seconds, count = 0.0, 0
     for part in (paths[:4], paths[:batch_size]):
         start = time.perf_counter()
         for batch in batches(part, how, batch_size):
             if batch.index:
-                runner.features(batch.images)
+                predictor.features(batch.images)
         seconds, count = time.perf_counter() - start, len(part)
     return count / seconds
 
 
 def extract(
-    runner: Runner,
+    predictor: Predictor,
     how: Preprocessing,
     paths: Sequence[Path],
     digests: Sequence[str | UnreadableImage],
@@ -152,17 +152,19 @@ def extract(
     first = {digest: i for i, digest in reversed(contents.items()) if digest not in cache.places}
     missing = sorted(first.values())
     start = time.perf_counter()
-    unreadable = _compute(runner, how, [(contents[i], paths[i]) for i in missing], cache, pooling, batch_size, progress)
+    unreadable = _compute(
+        predictor, how, [(contents[i], paths[i]) for i in missing], cache, pooling, batch_size, progress
+    )
     seconds = time.perf_counter() - start
     failures |= {i: unreadable[digest] for i, digest in contents.items() if digest in unreadable}
     kept = [i for i in contents if i not in failures]
-    shape = (0, pooling.layers, len(pooling.parts), runner.model.config.encoder.width)
+    shape = (0, pooling.layers, len(pooling.parts), predictor.model.config.encoder.width)
     features = cache.read([contents[i] for i in kept]) if kept else np.empty(shape, np.float32)
     return Extracted(features, kept, sorted(failures.items()), len(missing) - len(unreadable), seconds)
 
 
 def _compute(
-    runner: Runner,
+    predictor: Predictor,
     how: Preprocessing,
     missing: Sequence[tuple[str, Path]],
     cache: FeatureCache,
@@ -171,7 +173,7 @@ def _compute(
     progress: Callable[[int, int], None],
 ) -> dict[str, str]:
     """Add the features of (content hash, path) pairs to the cache; content hash -> reason for the unreadable."""
-    pool = Pooling(pooling, runner.model.config.tokens)
+    pool = Pooling(pooling, predictor.model.config.tokens)
     reasons: dict[str, str] = {}
     digests: list[str] = []
     rows: list[Tensor] = []
@@ -179,7 +181,7 @@ def _compute(
         for batch in batches((path for _, path in missing), how, batch_size):
             reasons |= {missing[position][0]: reason for position, reason in batch.failures}
             if batch.index:
-                flat = runner.features(batch.images, pool)  # (B, L * P * D)
+                flat = predictor.features(batch.images, pool)  # (B, L * P * D)
                 digests += [missing[position][0] for position in batch.index]
                 rows.append(flat.view(len(flat), pooling.layers, len(pooling.parts), -1))
             if len(digests) >= CHUNK:

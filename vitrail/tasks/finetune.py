@@ -105,7 +105,7 @@ def run(settings: FinetuneSettings, out: str | Path, quiet: bool = False) -> Fin
         if prepared.method in UNTRAINED:
             result = _untrained(settings, folder, prepared, start)
         else:
-            how = course(settings, prepared.method, len(prepared.findings.train), classifier.runner.bf16)
+            how = course(settings, prepared.method, len(prepared.findings.train), classifier.predictor.bf16)
             begin(folder, settings, prepared, how, (time.perf_counter() - start) / 60)
             del prepared, classifier  # their memory is the training's from here on
             result = train_run(folder, read_begun(folder), time.perf_counter(), show)

@@ -25,7 +25,7 @@ from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.supervised import Supervised
 from vitrail.report.board import tensorboard
 from vitrail.report.terminal import Show
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 from vitrail.tasks.training import Course
 from vitrail.train import checkpoint
 from vitrail.train.log import METRICS, TIMING
@@ -71,7 +71,7 @@ class View:
 
 def train_classifier(
     show: Show,
-    runner: Runner,
+    predictor: Predictor,
     how: Preprocessing,
     samples: Sequence[Sample],
     held_out: Sequence[Sample],
@@ -94,7 +94,7 @@ def train_classifier(
         UserError: a photo that could be read no longer can, the loss is lost, the folder is in use or of
             another run, or the disk is full.
     """
-    model, settings = runner.model, course.settings
+    model, settings = predictor.model, course.settings
     objective = Supervised(how, course.augmentation)
     trained = course.trainable(model)
     show.say(
@@ -104,7 +104,7 @@ def train_classifier(
     state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     truth = np.array([sample.label for sample in held_out])
-    shadow = Runner(copy.deepcopy(model), runner.device, runner.bf16)
+    shadow = Predictor(copy.deepcopy(model), predictor.device, predictor.bf16)
     per_epoch = steps_per_epoch(len(samples), settings.batch_size)
     looks: dict[int, float] = {}
 
@@ -134,7 +134,7 @@ def train_classifier(
             View(objective, tuple(sample.path for sample in samples)),
             labels,
             settings,
-            runner.device,
+            predictor.device,
             folder=folder,
             about=about,
             evaluate=look,
@@ -160,7 +160,7 @@ def train_classifier(
     )
 
 
-def classify(runner: Runner, how: Preprocessing, samples: Sequence[Sample], batch_size: int) -> np.ndarray:
+def classify(predictor: Predictor, how: Preprocessing, samples: Sequence[Sample], batch_size: int) -> np.ndarray:
     """Logits (n, classes) of photos.
 
     Raises:
@@ -170,7 +170,7 @@ def classify(runner: Runner, how: Preprocessing, samples: Sequence[Sample], batc
     for batch in batches((sample.path for sample in samples), how, batch_size):
         if batch.failures:
             raise _no_longer(samples[batch.failures[0][0]].path, batch.failures[0][1])
-        logits.append(runner.logits(batch.images)[1].numpy())
+        logits.append(predictor.logits(batch.images)[1].numpy())
     return np.concatenate(logits)
 
 

@@ -40,7 +40,8 @@ from vitrail.config import (
 from vitrail.errors import UserError
 from vitrail.model.vision import VisionTransformer
 from vitrail.report.terminal import Show
-from vitrail.runtime.forward import Runner, pick_device
+from vitrail.runtime.device import pick_device
+from vitrail.runtime.predictor import Predictor
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.inspection_pass import Streamed, at_a_time
 from vitrail.tasks.pictures import Pictures, Shown, fed
@@ -301,7 +302,7 @@ class Inspection:
     def streamed(self) -> Streamed:
         """All that one forward pass a picture gives."""
         model = self.transformer
-        runner = Runner.of(model, str(self.device))
+        predictor = Predictor.of(model, str(self.device))
         streamed = Streamed.of(model)
         total, done = len(self.pictures), 0
 
@@ -313,7 +314,7 @@ class Inspection:
                 advance(done, total)
 
         with self.show.progress("Looking at pictures") as advance:
-            observe(runner.encode, told(self.pictures.batches(at_a_time(model.config))), streamed.statistics)
+            observe(predictor.encode, told(self.pictures.batches(at_a_time(model.config))), streamed.statistics)
         return streamed
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitrail.config import ModelCard, Preprocessing
 from vitrail.data.batches import batches
 from vitrail.errors import UserError
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Embedding:
 
 
 def predictions(
-    runner: Runner, card: ModelCard, classes: Sequence[str], paths: Iterable[Path], top: int, batch_size: int
+    predictor: Predictor, card: ModelCard, classes: Sequence[str], paths: Iterable[Path], top: int, batch_size: int
 ) -> Iterator[Prediction]:
     """One prediction a path, in the order of ``paths``; holds two batches at most.
 
@@ -57,7 +57,7 @@ def predictions(
         raise UserError(f"top must be at least 1, not {top}.")
 
     def probabilities(images: Tensor) -> Tensor:
-        return torch.softmax(runner.logits(images)[1] / card.temperature, dim=-1)
+        return torch.softmax(predictor.logits(images)[1] / card.temperature, dim=-1)
 
     for path, row, reason in _rows(probabilities, card.preprocessing, paths, batch_size):
         if row is None:
@@ -68,9 +68,9 @@ def predictions(
             yield Prediction(path, tuple((classes[label], value) for label, value in named))
 
 
-def embeddings(runner: Runner, how: Preprocessing, paths: Iterable[Path], batch_size: int) -> Iterator[Embedding]:
+def embeddings(predictor: Predictor, how: Preprocessing, paths: Iterable[Path], batch_size: int) -> Iterator[Embedding]:
     """One embedding a path, in the order of ``paths``; holds two batches at most."""
-    for path, row, reason in _rows(runner.features, how, paths, batch_size):
+    for path, row, reason in _rows(predictor.features, how, paths, batch_size):
         yield Embedding(path, None if row is None else row.numpy(), reason)
 
 

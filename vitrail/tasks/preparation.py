@@ -123,7 +123,9 @@ def show_photos(show: Show, dataset: Dataset, classifier: Classifier) -> None:
     for note in dataset.notes:
         show.warn(note)
     size = f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels"
-    effort = f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image in {classifier.runner.precision}"
+    effort = (
+        f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image in {classifier.predictor.precision}"
+    )
     show.facts(
         [
             ("split", dataset.split),
@@ -143,17 +145,17 @@ def _features(
 ) -> tuple[Extracted, float]:
     """The features, and the speed of the forward pass measured here, in images a second."""
     how = classifier.card.preprocessing
-    cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.runner, how, pooling))
+    cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.predictor, how, pooling))
     missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
     paths = [sample.path for sample in samples]
-    speed = measured_speed(classifier.runner, how, paths, settings.batch_size)
+    speed = measured_speed(classifier.predictor, how, paths, settings.batch_size)
     if missing:
         length = duration(missing / speed)
         show.say(f"{missing} images to compute at {speed:.1f} a second here: about {length}, and then the probe.")
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
     with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
-        found = extract(classifier.runner, how, paths, digests, cache, pooling, settings.batch_size, advance)
+        found = extract(classifier.predictor, how, paths, digests, cache, pooling, settings.batch_size, advance)
     return found, speed
 
 

@@ -18,7 +18,7 @@ from vitrail.data.views import smallest_crop
 from vitrail.errors import UserError
 from vitrail.recipes.index import recipe as recipe_of
 from vitrail.report.terminal import Show, duration, show_evaluation
-from vitrail.runtime.forward import native_bf16, pick_device
+from vitrail.runtime.device import native_bf16, pick_device
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.classifier import download_progress
 from vitrail.tasks.pretrain_cost import available, memory, seconds, seconds_per_step

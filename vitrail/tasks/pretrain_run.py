@@ -27,7 +27,7 @@ from vitrail.objectives.objective import Objective
 from vitrail.record import to_dict
 from vitrail.report.board import tensorboard
 from vitrail.report.terminal import Show
-from vitrail.runtime.forward import Runner
+from vitrail.runtime.predictor import Predictor
 from vitrail.tasks.pretrain_data import Readable
 from vitrail.tasks.pretrain_plan import HIDING, KINDS, Plan
 from vitrail.train.checkpoint import steps_in
@@ -75,7 +75,7 @@ def _objective(plan: Plan, model: VisionTransformer) -> Objective[Any]:
 class Judge:
     """Held-out pictures, and a copy of the model to look at them with."""
 
-    runner: Runner
+    predictor: Predictor
     how: Preprocessing
     pictures: Pictures
     labels: np.ndarray
@@ -87,20 +87,20 @@ class Judge:
         """None where nothing is held out."""
         if not len(data.val):
             return None
-        runner = Runner(build(plan.architecture).to(device).eval(), device, plan.training.bf16)
+        predictor = Predictor(build(plan.architecture).to(device).eval(), device, plan.training.bf16)
         labels = data.val_labels.numpy()
-        return cls(runner, plan.preprocessing, data.val, labels, plan.classes, plan.training.batch_size)
+        return cls(predictor, plan.preprocessing, data.val, labels, plan.classes, plan.training.batch_size)
 
     def __call__(self, state: State) -> Evaluation:
         """What the averaged weights make of them."""
-        self.runner.model.load_state_dict(state.averaged())
+        self.predictor.model.load_state_dict(state.averaged())
         logits, waiting = [], list[Tensor]()
         numbers = range(len(self.pictures))
         with closing(ahead(numbers, partial(_prepared, self.pictures, self.how), 2 * self.batch_size)) as images:
             for number, image in zip(numbers, images, strict=True):
                 waiting.append(image)
                 if len(waiting) == self.batch_size or number == numbers[-1]:
-                    logits.append(self.runner.logits(torch.stack(waiting))[1].numpy())
+                    logits.append(self.predictor.logits(torch.stack(waiting))[1].numpy())
                     waiting.clear()
         return evaluate_logits(np.concatenate(logits), self.labels, self.classes)
 

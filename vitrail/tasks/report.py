@@ -81,7 +81,7 @@ def class_attention(classifier: Classifier, image: Tensor) -> np.ndarray:
     seen: list[Tensor] = []
     trace = Trace(lambda kind, layer, weights: seen.append(weights), attention=[config.encoder.layers - 1])
     with torch.inference_mode():
-        classifier.model.encode(image[None].to(classifier.runner.device), 1, trace)
+        classifier.model.encode(image[None].to(classifier.predictor.device), 1, trace)
     row = seen[0][0, :, config.tokens.index("class"), len(config.tokens) :]  # (K, h w)
     return row.float().mean(dim=0).reshape(config.grid).cpu().numpy()
 

@@ -37,7 +37,7 @@ def train_run(folder: Path, begun: Begun, start: float, show: Show) -> Finetuned
         if not unfinished(folder):
             raise UserError(f"{folder} has been completed by another process meanwhile: nothing is left to do.")
         begun.check_photos()
-        runner = Classifier(begun.loaded, begun.settings.device).runner
+        predictor = Classifier(begun.loaded, begun.settings.device).predictor
         card, found = begun.loaded.card, begun.findings
         about = {
             "method": how.method,
@@ -50,7 +50,7 @@ def train_run(folder: Path, begun: Begun, start: float, show: Show) -> Finetuned
         try:
             trained = train_classifier(
                 show,
-                runner,
+                predictor,
                 card.preprocessing,
                 found.train,
                 found.val,
@@ -62,7 +62,10 @@ def train_run(folder: Path, begun: Begun, start: float, show: Show) -> Finetuned
             card = replace(card, provenance={**card.provenance, "finetuned": how.method})
             loaded = Loaded(card, trained.tensors, begun.loaded.report)
             logits = classify(
-                Classifier(loaded, begun.settings.device).runner, card.preprocessing, found.val, how.settings.batch_size
+                Classifier(loaded, begun.settings.device).predictor,
+                card.preprocessing,
+                found.val,
+                how.settings.batch_size,
             )
             found = after_training(found, logits)
             loaded = replace(loaded, card=replace(card, temperature=found.temperature))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,57 +13,47 @@ from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
 from vitrail.model.heads import Pooling
 from vitrail.model.vision import VisionTransformer
+from vitrail.runtime.device import native_bf16, pick_device
+from vitrail.runtime.plan import Precision
 
 Result = TypeVar("Result")
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """The device asked for, or the fastest kind this machine has.
+class Engine(Protocol):
+    """What computes a model's features in another way than the model itself."""
 
-    Raises:
-        UserError: there is no such device here.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # meta has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"There is no device {name!r} on this machine: leave the choice out, or say cpu.") from None
-    return device
+    precision: Precision
 
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bfloat16 matrices itself; emulating it would be slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float32 on the CPU -> the features (B, F) that the classifier sees, float32."""
 
 
 @dataclass(frozen=True)
-class Runner:
+class Predictor:
     """A model on a device, in bf16 autocast where that is native; features and logits come out in float32."""
 
     model: VisionTransformer
     device: torch.device
     bf16: bool
+    engine: Engine | None = None
 
     @classmethod
-    def of(cls, model: VisionTransformer, device: str | None = None) -> Runner:
+    def of(cls, model: VisionTransformer, device: str | None = None) -> Predictor:
         """Move ``model`` to the device and put it in evaluation mode."""
         where = pick_device(device)
         return cls(model.to(where).eval(), where, native_bf16(where))
 
     @property
-    def precision(self) -> str:
-        """``bf16`` or ``fp32``."""
+    def precision(self) -> Precision:
+        """Of the products that make features."""
+        if self.engine is not None:
+            return self.engine.precision
         return "bf16" if self.bf16 else "fp32"
 
     def features(self, images: Tensor, pooling: Pooling | None = None) -> Tensor:
         """(B, C, H, W) -> (B, F) on the CPU: what the classifier, or another pooling, sees."""
+        if self.engine is not None and pooling is None:
+            return self.engine(images)
         pool = pooling or self.model.pooling
         return self._run(lambda batch: self.model.pool(batch, pool), images).float().cpu()
 
