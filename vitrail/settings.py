@@ -29,6 +29,12 @@ class Augmentation:
     """Beta parameter of cutmix (1905.04899); 0: none."""
     mixing: float = 0.5
     """Chance that two photos are mixed, by mixup or cutmix, each as likely."""
+    drop_patches: float = 0.0
+    """Share of its patches that a Vision Transformer is not shown of each photo (2208.07220): so much less work."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.drop_patches < 1.0:
+            raise UserError(f"drop_patches must lie in [0, 1), not {self.drop_patches}.")
 
 
 OptimizerKind = Literal["adamw", "sgd"]
