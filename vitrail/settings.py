@@ -71,6 +71,8 @@ class TrainSettings:
     """The weights that count are an exponential average over this share of the steps, or, from 1, so many; 0: none."""
     bf16: bool = False
     """Whether matrix products are done in bfloat16 (autocast)."""
+    compile: bool = False
+    """Whether blocks are compiled first, which takes a C++ compiler and some seconds, and pays in long runs."""
     seed: int = 0
     workers: int = 0
     """Processes that make views; 0: threads of this one. The result is the same."""

@@ -20,6 +20,7 @@ from vitrail.data.order import batch_at, steps_per_epoch
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.data.sources import Sample
 from vitrail.errors import UserError
+from vitrail.model.compiling import compile_blocks
 from vitrail.model.lora import merge
 from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.supervised import Supervised
@@ -104,6 +105,8 @@ def train_classifier(
     state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     truth = np.array([sample.label for sample in held_out])
+    if settings.compile:
+        compile_blocks(model)
     shadow = Predictor(copy.deepcopy(model), predictor.device, predictor.bf16)
     per_epoch = steps_per_epoch(len(samples), settings.batch_size)
     looks: dict[int, float] = {}
