@@ -17,6 +17,7 @@ from vitrail.cost import inference_bytes, training_bytes, weight_bytes
 from vitrail.data.order import steps_per_epoch
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.data.sources import Dataset, Sample
+from vitrail.data.views import Views
 from vitrail.errors import UserError
 from vitrail.evaluate.probe import Probe
 from vitrail.model.compiling import compile_blocks
@@ -27,7 +28,7 @@ from vitrail.settings import FinetuneSettings
 from vitrail.tasks.classifier import Classifier
 from vitrail.tasks.features import FeatureCache, cache_folder, content_hashes, measured_speed
 from vitrail.tasks.finetune import opened
-from vitrail.tasks.fitting import View
+from vitrail.tasks.fitting import photos
 from vitrail.tasks.preparation import pooling_of, show_photos, with_head
 from vitrail.tasks.training import UNTRAINED, Course, choose_method, course, lowest_trained
 from vitrail.train.loop import Step, train
@@ -196,10 +197,11 @@ def _take(
     )
     if settings.compile:
         compile_blocks(model)
-    objective = Supervised(classifier.card.preprocessing, way.augmentation)
+    how = classifier.card.preprocessing
+    objective = Supervised(how, way.augmentation)
     state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
-    view = View(objective, tuple(sample.path for sample in samples))
+    view = Views(photos(samples, how, way), how, way.augmentation)
     train(state, objective, view, labels, settings, classifier.predictor.device, tell=tell)
 
 
