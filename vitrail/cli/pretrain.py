@@ -40,6 +40,13 @@ def pretrain(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a patch.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Pixels, 224 or 224x168 (height x width).")] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="none, learned-1d, relative-2d, rope-2d, ...; with a place, learned-1d:shared."
+        ),
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="What labels are told from: class, mean or map.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often each picture is trained on.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step.")] = None,
@@ -98,6 +105,8 @@ def pretrain(
         heads=heads,
         patch=patch,
         resolution=resolution,
+        position=position,
+        pool=pool,
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,

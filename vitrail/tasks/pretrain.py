@@ -28,6 +28,8 @@ def pretrain(
     heads: int | None = None,
     patch: int | None = None,
     resolution: int | str | Size | None = None,
+    position: str | None = None,
+    pool: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -57,7 +59,7 @@ def pretrain(
         out: the run folder.
         objective: ``masked-patches``, ``mae``, ``moco``, ``dino`` or ``supervised``.
         resume: a run folder to go on with; all settings are the run's.
-        weights, architecture, layers, width, heads, patch, resolution, epochs, steps, batch_size,
+        weights, architecture, layers, width, heads, patch, resolution, position, pool, epochs, steps, batch_size,
         learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every, recipe, device,
         tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
         dry_run: say what would be done and how long it would take, and write nothing.
@@ -81,6 +83,8 @@ def pretrain(
         "heads": heads,
         "patch": patch,
         "resolution": None if resolution is None else parse_size(resolution),
+        "position": position,
+        "pool": pool,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,
