@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vitrail.errors import UserError
-from vitrail.experiments import index, lab, scale
+from vitrail.experiments import index, lab, masking, scale
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Result, Run, order, packed, write_table
 from vitrail.experiments.scale import Scale
@@ -165,21 +165,32 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_bits_come_back() -> None:
     right = np.random.default_rng(0).random(13) < 0.5
-    made = Result({}, 0.0, 0.0, 0, 0.0, 0, test_images=13, correct=packed(right))
+    made = Result({}, 0.0, 0.0, 0, 0.0, 0, 0, test_images=13, correct=packed(right))
     assert (made.right == right).all()
 
 
-def test_an_experiment_from_words_to_a_section(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", sorted(index.EXPERIMENTS))
+def test_an_experiment_from_words_to_a_section(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy = Scale(MODEL, 4, 8, 1e-2, seeds=(0, 1))
     monkeypatch.setitem(scale.SCALES, "small", toy)
+    monkeypatch.setattr(masking, "PER_CLASS", 8)
     page = tmp_path / "docs" / "evidence.md"
-    found = index.reproduce("position-embeddings", data, tmp_path / "out", page=page, quiet=True)
-    assert len(found.results) == 10
+    found = index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
+    assert {result.run["seed"] for result in found.results} == {0, 1}
+    assert all(len(row) == len(found.header) for row in found.rows)
     text = page.read_text()
-    assert text.count("| relative-1d |") == 1
-    assert "../out/position-embeddings.png" in text
-    assert (tmp_path / "out" / "position-embeddings.png").is_file()
-    index.reproduce("position-embeddings", data, tmp_path / "out", page=page, quiet=True)
+    assert text.count(f"## {found.title}") == 1
+    assert f"../out/{name}.png" in text
+    assert f"`vitrail reproduce {name} --data shades --scale small`" in text
+    assert (tmp_path / "out" / f"{name}.png").is_file()
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
     assert page.read_text() == text
-    with pytest.raises(UserError, match="position-embeddings"):
-        index.reproduce("positions", data, tmp_path / "out")
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+
+
+def test_an_unknown_experiment_is_told_the_nearest(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the nearest is position-embeddings"):
+        index.reproduce("position-embedding", data, tmp_path / "out")

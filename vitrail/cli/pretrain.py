@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrail.cli.options import Device, Json, Quiet, assignments, print_json
+from vitrail.config import Resampling
 from vitrail.settings import OBJECTIVES
 
 
@@ -40,6 +41,9 @@ def pretrain(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a patch.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Pixels, 224 or 224x168 (height x width).")] = None,
+    resampling: Annotated[
+        Resampling | None, typer.Option(metavar="WAY", help="How the positions of --weights go to another resolution.")
+    ] = None,
     position: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +109,7 @@ def pretrain(
         heads=heads,
         patch=patch,
         resolution=resolution,
+        resampling=resampling,
         position=position,
         pool=pool,
         epochs=epochs,

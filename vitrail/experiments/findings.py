@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class Findings:
         lines += [f"- {verdict.claim}: **{verdict.word}** ({verdict.numbers})." for verdict in self.verdicts]
         lines += ["", f"`{self.command}`: {self.cost}."]
         return "\n".join(lines)
+
+
+def accuracies(results: Mapping[str, Sequence[Result]]) -> dict[str, list[float]]:
+    """On the test pictures, for each label, a seed after the other."""
+    return {label: [result.accuracy for result in own] for label, own in results.items()}
 
 
 def write_section(page: Path, name: str, text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vitrail.analyze import canvas
 from vitrail.config import suggestion
 from vitrail.errors import UserError
-from vitrail.experiments import positions
+from vitrail.experiments import head, masking, patches, positions, resolution
 from vitrail.experiments.findings import Findings, write_section
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.scale import ScaleName
@@ -17,6 +17,10 @@ from vitrail.report.terminal import Show
 
 EXPERIMENTS: dict[str, Callable[[Lab, str, ScaleName, str], Findings]] = {
     "position-embeddings": positions.run,
+    "patch-size": patches.run,
+    "resolution": resolution.run,
+    "head": head.run,
+    "masking": masking.run,
 }
 
 

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from vitrail.tasks.fitting import classify
 from vitrail.tasks.pretrain import pretrain
 
 CELLS, RUNS, SPLITS = "cells", "runs", "splits"
+Label = TypeVar("Label", bound=Hashable)
 POINTS = 100
 """Of a loss curve that is kept."""
 
@@ -59,6 +60,17 @@ class Lab:
             self.results([run.start for run in missing.values() if run.start is not None])
             self._make(list(missing.values()))
         return [from_dict(Result, _read(self._cell(run)), str(self._cell(run))) for run in runs]
+
+    def table(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[Result]]:
+        """The results of several runs for each label, in one go."""
+        found = iter(self.results([run for own in runs.values() for run in own]))
+        return {label: [next(found) for _ in own] for label, own in runs.items()}
+
+    def searched(self, run: Run, rates: Sequence[float]) -> Run:
+        """The run with the learning rate that does best on the pictures that settings are searched by."""
+        tried = [run.but(learning_rate=rate) for rate in rates]
+        scores = [result.search_accuracy or 0.0 for result in self.results(tried)]
+        return max(zip(scores, tried, strict=True), key=lambda pair: pair[0])[1]
 
     def _cell(self, run: Run) -> Path:
         return self.folder / CELLS / f"{run.key}.json"
@@ -115,6 +127,7 @@ def make(run: Run, folder: Path, data: Path) -> float:
         loss=curve[-1][1],
         parameters=parameters(config),
         flops=float(flops(config)),
+        tokens=config.sequence,
         seen=int(curve[-1][0]) * int(run.settings["batch_size"]),
         curve=curve,
         **judged,

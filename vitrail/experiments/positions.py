@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vitrail.analyze import canvas
-from vitrail.experiments.findings import Findings, Verdict
+from vitrail.experiments.figure import rows_of_seeds
+from vitrail.experiments.findings import Findings, Verdict, accuracies
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Result, Run
 from vitrail.experiments.scale import SCALES, ScaleName
-from vitrail.experiments.verdict import Estimate, above, difference, over_seeds, together, within
+from vitrail.experiments.verdict import above, difference, over_seeds, together, within
 
 KINDS = ("none", "learned-1d", "sinusoidal-1d", "learned-2d", "relative-1d")
 DROP, TIE = 0.01, 0.01
@@ -22,15 +20,12 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         kind: [Run(Photos(data), {**usual.settings(), "position": kind}, seed) for seed in usual.seeds]
         for kind in KINDS
     }
-    every = lab.results([one for own in runs.values() for one in own])
-    by_key = dict(zip((one.key for own in runs.values() for one in own), every, strict=True))
-    results = {kind: [by_key[one.key] for one in own] for kind, own in runs.items()}
-    return findings(results, data, command)
+    return findings(lab.table(runs), data, command)
 
 
 def findings(results: dict[str, list[Result]], data: str, command: str) -> Findings:
     """From runs of the same seeds for each kind."""
-    accuracy = {kind: [_accuracy(result) for result in own] for kind, own in results.items()}
+    accuracy = accuracies(results)
     known = [kind for kind in accuracy if kind != "none"]
     gains = {kind: difference(accuracy[kind], accuracy["none"]) for kind in known}
     means = {kind: over_seeds(values) for kind, values in accuracy.items()}
@@ -65,25 +60,7 @@ def findings(results: dict[str, list[Result]], data: str, command: str) -> Findi
                 f"{first} is the best; {widest} is behind by {gaps[widest].points()}",
             ),
         ],
-        draw=lambda: figure(accuracy, means),
+        draw=lambda: rows_of_seeds("Position information", accuracy),
         command=command,
         results=[result for own in results.values() for result in own],
     )
-
-
-@canvas.styled
-def figure(accuracy: dict[str, list[float]], means: dict[str, Estimate]) -> Any:
-    """A row for each kind: every seed, and the mean."""
-    drawn, axes = canvas.figure(1, 1, size=(5.5, 2.6))
-    for row, (kind, values) in enumerate(accuracy.items()):
-        axes[0].plot([100 * value for value in values], [row] * len(values), "o", color=canvas.BLUE, ms=5, alpha=0.6)
-        axes[0].plot([100 * means[kind].mean], [row], "|", color=canvas.BLUE, ms=16)
-    axes[0].set_yticks(range(len(accuracy)), list(accuracy))
-    axes[0].invert_yaxis()
-    axes[0].set(title="Position information", xlabel="test accuracy, %")
-    return drawn
-
-
-def _accuracy(result: Result) -> float:
-    assert result.test_accuracy is not None
-    return result.test_accuracy

@@ -71,6 +71,8 @@ class Result:
     parameters: int
     flops: float
     """Of one picture's forward pass."""
+    tokens: int
+    """Of one picture; 0 of a model that has none."""
     seen: int
     """Pictures, repetitions counted."""
     search_accuracy: float | None = None
@@ -81,6 +83,12 @@ class Result:
     """A bit for each test picture, in the order of their names: base64 of the packed bits."""
     curve: list[list[float]] = field(default_factory=list)
     """Steps and mean losses."""
+
+    @property
+    def accuracy(self) -> float:
+        """On the test pictures; of a run that learned labels."""
+        assert self.test_accuracy is not None
+        return self.test_accuracy
 
     @property
     def right(self) -> np.ndarray:
