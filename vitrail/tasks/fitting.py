@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vitrail.config import Preprocessing
 from vitrail.data.batches import batches
+from vitrail.data.held import enough
 from vitrail.data.order import batch_at, steps_per_epoch
-from vitrail.data.read import UnreadableImage, read_image
+from vitrail.data.read import UnreadableImage, read_reduced
 from vitrail.data.sources import Sample
 from vitrail.errors import UserError
 from vitrail.model.lora import merge
@@ -62,9 +63,11 @@ class View:
 
     def __call__(self, sample: int, chance: np.random.Generator) -> Tensor:
         """(C, H, W)."""
-        path = self.paths[sample]
+        path, how, policy = self.paths[sample], self.objective.how, self.objective.policy
+        needed = enough(how.size, policy.smallest_crop)
         try:
-            return self.objective.views(read_image(path), chance)
+            image, _ = read_reduced(path, lambda size: min(size) / needed)
+            return self.objective.views(image, chance)
         except UnreadableImage as error:
             raise _no_longer(path, error.reason) from None
 
