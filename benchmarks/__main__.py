@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from benchmarks import imagenette, parity, startup, training_step
+from benchmarks import imagenette, parity, startup, training
 
 
 def main() -> None:
     """Run them one after the other; each prints and records its own results."""
     startup.main()
-    training_step.main()
+    training.main()
     parity.main()
     if os.environ.get("VITRAIL_DATA"):
         imagenette.main()

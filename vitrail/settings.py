@@ -29,6 +29,12 @@ class Augmentation:
     """Beta parameter of cutmix (1905.04899); 0: none."""
     mixing: float = 0.5
     """Chance that two photos are mixed, by mixup or cutmix, each as likely."""
+    drop_patches: float = 0.0
+    """Share of its patches that a Vision Transformer is not shown of each photo (2208.07220): so much less work."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.drop_patches < 1.0:
+            raise UserError(f"drop_patches must lie in [0, 1), not {self.drop_patches}.")
 
 
 OptimizerKind = Literal["adamw", "sgd"]
@@ -65,6 +71,8 @@ class TrainSettings:
     """The weights that count are an exponential average over this share of the steps, or, from 1, so many; 0: none."""
     bf16: bool = False
     """Whether matrix products are done in bfloat16 (autocast)."""
+    compile: bool = False
+    """Whether blocks are compiled first, which takes a C++ compiler and some seconds, and pays in long runs."""
     seed: int = 0
     workers: int = 0
     """Processes that make views; 0: threads of this one. The result is the same."""

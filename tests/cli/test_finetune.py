@@ -64,6 +64,19 @@ def test_a_plan_is_shown_and_nothing_is_written(vitrail: Any, data: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_profile_is_shown_and_its_trace_is_all_that_is_written(vitrail: Any, data: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    code, out, err = vitrail("finetune", data, *TOY, *LAST, "--profile", trace)
+    assert (code, out) == (0, "")
+    for expected in ("matrix products", "GFLOP/s", "4 steps (2 epochs)", "Nothing but the trace was written"):
+        assert expected in err, expected
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert list(tmp_path.iterdir()) == [trace]
+    code, out, err = vitrail("finetune", data, *TOY, "--method", "probe", "--profile", trace)
+    assert (code, out) == (2, "")
+    assert "trains in no steps" in err
+
+
 def test_ctrl_c_exits_130_and_the_run_goes_on(
     vitrail: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +111,7 @@ def test_ctrl_c_exits_130_and_the_run_goes_on(
         ((), "No data are named"),
         (("photos",), "No run folder is named"),
         (("--resume", "nowhere"), "There is no run folder nowhere"),
-        (("--resume", "nowhere", "--out", "there"), "leave out --out and --dry-run"),
+        (("--resume", "nowhere", "--out", "there"), "leave out --out, --dry-run and --profile"),
     ],
 )
 def test_what_is_missing_is_said(vitrail: Any, words: tuple[str, ...], sentence: str) -> None:

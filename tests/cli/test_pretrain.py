@@ -52,6 +52,11 @@ def test_from_a_plan_to_a_model(vitrail: Type, data: Path, tmp_path: Path) -> No
     assert (code, text) == (0, "")
     assert "measured here" in said
     assert not out.exists()
+    code, text, said = vitrail(*words, "--profile", tmp_path / "trace.json")
+    assert (code, text) == (0, "")
+    assert "matrix products" in said
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert not out.exists()
     code, text, said = vitrail(*words)
     assert (code, text) == (0, "")
     for expected in ("Training", "loss", "img/s", "ETA", "run folder", f"vitrail finetune DATA --weights {out}"):
@@ -61,6 +66,9 @@ def test_from_a_plan_to_a_model(vitrail: Type, data: Path, tmp_path: Path) -> No
     assert json.loads(text)["steps"] == 3
     assert "is finished" in said
     assert vitrail(*words, "--quiet") == (0, f"3 steps of mae: {out}\n", "")
+    code, text, said = vitrail(*words, "--profile", tmp_path / "trace.json")
+    assert (code, text) == (2, "")
+    assert "is begun already" in said
 
 
 @pytest.mark.parametrize(

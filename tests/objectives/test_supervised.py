@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitrail.config import EncoderConfig, HeadConfig, Preprocessing, ViTConfig
+from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.objectives.supervised import Supervised, mixed, partners
 from vitrail.settings import Augmentation
@@ -87,3 +88,32 @@ def test_the_share_that_is_said_is_the_share_that_is_there(policy: Augmentation)
 def test_partners_are_neighbours() -> None:
     assert partners(5).tolist() == [1, 0, 3, 2, 4]
     assert partners(1).tolist() == [0]
+
+
+def test_dropped_patches_are_not_seen() -> None:
+    """Each sample's own places are left out: what stands there does not change its logits."""
+    dropping = Augmentation(mixup=0.0, cutmix=0.0, drop_patches=0.5)
+    objective = Supervised(Preprocessing((16, 16)), dropping, smoothing=0.0)
+    views, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    places = torch.stack([torch.from_numpy(np.argsort(chance.random(4), kind="stable")) for chance in chances(4)])
+    with torch.no_grad():
+        loss, _ = objective.loss(model(), views, labels, chances(4))
+        own = F.cross_entropy(model()(views, kept=places[:, :2]), labels)
+        hidden = views.unfold(2, 8, 8).unfold(3, 8, 8).clone()  # (B, C, h, w, P, P)
+        for sample, dropped in enumerate(places[:, 2:].tolist()):
+            for place in dropped:
+                hidden[sample, :, place // 2, place % 2] = 7.0
+        changed = hidden.permute(0, 1, 2, 4, 3, 5).reshape(4, 3, 16, 16)
+        same, _ = objective.loss(model(), changed, labels, chances(4))
+        whole, _ = Supervised(objective.how, Augmentation(mixing=0.0), 0.0).loss(model(), views, labels, chances(4))
+    assert loss == own == same
+    assert loss != whole
+
+
+def test_patches_are_dropped_of_a_vision_transformer_alone() -> None:
+    objective = Supervised(Preprocessing((16, 16)), Augmentation(drop_patches=0.5))
+    plain = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(UserError, match="set drop_patches to 0"):
+        objective.loss(plain, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), chances(2))
+    with pytest.raises(UserError, match="drop_patches"):
+        Augmentation(drop_patches=1.0)

@@ -27,6 +27,10 @@ def finetune(
         Path | None, typer.Option(metavar="RUN", help="A run that was interrupted in training: go on.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan, memory and measured time alone.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="That and where a step's time goes; write a trace of it (Perfetto)."),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -90,14 +94,14 @@ def finetune(
         tensorboard=None if tensorboard is None else str(tensorboard),
         tuning=assignments(tuning or []),
     )
-    if resume is not None and (out is not None or dry_run):
-        raise UserError(f"--resume goes on in {resume}: leave out --out and --dry-run.")
+    if resume is not None and (out is not None or dry_run or profile is not None):
+        raise UserError(f"--resume goes on in {resume}: leave out --out, --dry-run and --profile.")
     if resume is None and not data:
         raise UserError("No data are named: give a folder, a CSV file or a built-in set, or --resume RUN.")
-    if dry_run:
+    if dry_run or profile is not None:
         from vitrail.tasks.dry_run import plan
 
-        planned = plan(settings, quiet)
+        planned = plan(settings, quiet, profile)
         if as_json:
             print_json(planned.to_dict())
         elif quiet:

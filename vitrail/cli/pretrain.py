@@ -72,6 +72,10 @@ def pretrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and how long it takes here; write nothing.")
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Say where the time of a step goes, write a trace (Perfetto); then stop."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +112,7 @@ def pretrain(
         tensorboard=tensorboard,
         device=device,
         dry_run=dry_run,
+        profile=profile,
         quiet=quiet,
     )
     if result is None:

@@ -23,7 +23,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
     Without a bias, (B, K, n, N), no more than O(n + N) numbers are held.
 
     On a CPU PyTorch's backward pass of it is several times slower in bfloat16 than in float32, which in turn
-    is half as fast as plain matrix products in bfloat16 (benchmarks/training_step.py). So there up to
+    is half as fast as plain matrix products in bfloat16 (benchmarks/training.py). So there up to
     ``KEPT`` keys are trained by plain products, which keep the weights, and more in float32.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():

@@ -45,15 +45,18 @@ class VisionTransformer(nn.Module):
         self.prelogits = prelogits
         self.classifier = classifier
 
-    def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor:
+    def forward(self, images: Tensor, trace: Trace | None = None, kept: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> logits (B, classes).
+
+        Args:
+            kept: see ``transform``.
 
         Raises:
             UserError: the model has no classifier, or the images are not of its size.
         """
         if self.classifier is None:  # before any work is done
             raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        return self.classify(self.features(images, trace))
+        return self.classify(self.features(images, trace, kept))
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, F) -> logits (B, classes).
@@ -68,13 +71,13 @@ class VisionTransformer(nn.Module):
         logits: Tensor = self.classifier(features)
         return logits
 
-    def features(self, images: Tensor, trace: Trace | None = None) -> Tensor:
+    def features(self, images: Tensor, trace: Trace | None = None, kept: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> what the head sees (B, F), before any pre-logits; for the paper's y = LN(z_L^0)."""
-        return self.pool(images, self.pooling, trace)
+        return self.pool(images, self.pooling, trace, kept)
 
-    def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None) -> Tensor:
+    def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None, kept: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> the features (B, F) that another pooling would see."""
-        pooled: Tensor = pooling(self.encode(images, pooling.config.layers, trace), self.norm)
+        pooled: Tensor = pooling(self.encode(images, pooling.config.layers, trace, kept), self.norm)
         return pooled
 
     def feature_map(self, images: Tensor, trace: Trace | None = None) -> Tensor:
@@ -90,13 +93,15 @@ class VisionTransformer(nn.Module):
         after = ("norm", "pooling", "prelogits", "classifier")
         return self.config.encoder.layers + 1 if parameter.split(".")[0] in after else 0
 
-    def encode(self, images: Tensor, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
+    def encode(
+        self, images: Tensor, last: int = 1, trace: Trace | None = None, kept: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> outputs of the ``last`` blocks before LayerNorm, oldest first, each (B, N, D).
 
         Raises:
             UserError: the images are not of the model's size.
         """
-        return self.transform(self.embed(images), last, trace)
+        return self.transform(self.embed(images), last, trace, kept)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> the patches' embeddings x_p E (B, h w, D), which know no position yet.

@@ -37,5 +37,5 @@ def risen(start: float, progress: float) -> float:
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """slow = momentum * slow + (1 - momentum) * fast, for every parameter."""
-    for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
-        old.lerp_(new, 1.0 - momentum)  # which leaves what is equal as it is, to the bit
+    # Which leaves what is equal as it is, to the bit.
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1.0 - momentum)

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from vitrail.config import Preprocessing
 from vitrail.data.augment import augment
+from vitrail.errors import UserError
+from vitrail.model.vision import VisionTransformer
+from vitrail.objectives.masking import shuffled
 from vitrail.objectives.objective import Objective
 from vitrail.settings import Augmentation
 
@@ -39,7 +42,7 @@ class Supervised(Objective[nn.Module]):
         Samples 2k and 2k + 1 are partners; the last of an odd batch stays as it is.
         """
         views, own = mixed(views, self.policy, chances)  # (B, C, H, W), (B,)
-        logits = model(views)  # (B, classes)
+        logits = self._logits(model, views, chances)  # (B, classes)
         other = labels[partners(len(labels)).to(labels.device)]
         losses = own * F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="none")
         if bool((own < 1.0).any()):
@@ -47,6 +50,26 @@ class Supervised(Objective[nn.Module]):
             losses = losses + (1.0 - own) * of_other
         right = logits.argmax(dim=-1) == torch.where(own >= 0.5, labels, other)
         return losses.mean(), {"accuracy": float(right.float().mean())}
+
+    def _logits(self, model: nn.Module, images: Tensor, chances: Sequence[np.random.Generator]) -> Tensor:
+        """Of whole images, or of those patches of each that are not dropped (PatchDropout, 2208.07220, section 3)."""
+        kept = {}
+        if self.policy.drop_patches:
+            kept["kept"] = self._kept(model, chances).to(images.device)
+        logits: Tensor = model(images, **kept)
+        return logits
+
+    def _kept(self, model: nn.Module, chances: Sequence[np.random.Generator]) -> Tensor:
+        """Places (B, n) in raster order of the patches that are seen.
+
+        Raises:
+            UserError: the model has none.
+        """
+        if not isinstance(model, VisionTransformer):
+            raise UserError("Only a Vision Transformer has patches to leave out: set drop_patches to 0.")
+        patches = math.prod(model.config.grid)
+        left = max(1, round((1.0 - self.policy.drop_patches) * patches))
+        return shuffled(chances, patches)[:, :left]
 
 
 def partners(samples: int) -> Tensor:

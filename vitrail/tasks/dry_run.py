@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,23 @@ from vitrail.cost import inference_bytes, training_bytes, weight_bytes
 from vitrail.data.order import steps_per_epoch
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.data.sources import Dataset, Sample
+from vitrail.data.views import Views
 from vitrail.errors import UserError
 from vitrail.evaluate.probe import Probe
+from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
+from vitrail.report.accounts import show_accounts
 from vitrail.report.terminal import Show, duration
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.classifier import Classifier
 from vitrail.tasks.features import FeatureCache, cache_folder, content_hashes, measured_speed
 from vitrail.tasks.finetune import opened
-from vitrail.tasks.fitting import View
+from vitrail.tasks.fitting import photos
 from vitrail.tasks.preparation import pooling_of, show_photos, with_head
 from vitrail.tasks.training import UNTRAINED, Course, choose_method, course, lowest_trained
 from vitrail.train.loop import Step, train
+from vitrail.train.profile import STEPS as PROFILED
+from vitrail.train.profile import Profiler
 from vitrail.train.state import State
 
 STEPS = 3
@@ -68,13 +74,16 @@ class Plan:
         return f"{self.method}: about {duration(seconds)} and {self.memory_bytes / 2**20:,.0f} MiB."
 
 
-def plan(settings: FinetuneSettings, quiet: bool = False) -> Plan:
+def plan(settings: FinetuneSettings, quiet: bool = False, profile: Path | None = None) -> Plan:
     """Read the data and the weights, measure this machine, and say what the run would do.
 
-    Nothing is written but what is downloaded, which goes to the cache.
+    Nothing is written but what is downloaded, which goes to the cache, and the trace.
+
+    Args:
+        profile: a file for a trace of some training steps; where their time goes is said too.
 
     Raises:
-        UserError: as of the run itself.
+        UserError: as of the run itself; or a run without training is to be profiled.
     """
     show = Show(quiet)
     dataset, classifier = opened(settings, show)
@@ -106,12 +115,21 @@ def plan(settings: FinetuneSettings, quiet: bool = False) -> Plan:
         + 4 * len(samples) * numbers,
     )
     if method not in UNTRAINED:
-        found = _with_training(found, settings, dataset, classifier)
+        found = _with_training(found, settings, dataset, classifier, show, profile)
+    elif profile is not None:
+        raise UserError(f"The method is {method}, which trains in no steps: profile --method full or lora.")
     _tell(show, found)
+    show.say(
+        "Nothing was written; without --dry-run the run begins."
+        if profile is None
+        else "Nothing but the trace was written; without --profile the run begins."
+    )
     return found
 
 
-def _with_training(found: Plan, settings: FinetuneSettings, dataset: Dataset, classifier: Classifier) -> Plan:
+def _with_training(
+    found: Plan, settings: FinetuneSettings, dataset: Dataset, classifier: Classifier, show: Show, trace: Path | None
+) -> Plan:
     """Take some steps in memory, from a head of zeros."""
     way = course(settings, found.method, found.train, classifier.predictor.bf16)
     pooling, width = pooling_of(classifier), classifier.card.architecture.encoder.width
@@ -119,7 +137,14 @@ def _with_training(found: Plan, settings: FinetuneSettings, dataset: Dataset, cl
     empty = Probe(pooling.parts[:1], 1, 0.0, np.zeros((classes, width)), np.zeros(classes), (), None)
     headed = Classifier(with_head(classifier, empty, dataset), settings.device)
     parameters = way.trainable(headed.model)
-    speed = _training_speed(way, headed, _readable(dataset.train, way.settings.batch_size))
+    samples = _readable(dataset.train, way.settings.batch_size)
+    speed = _training_speed(way, headed, samples)
+    if trace is not None:
+        profiler = Profiler(headed.predictor.device, way.settings.bf16)
+        with profiler as follow:
+            _take(way, headed, samples, PROFILED, follow)
+        profiler.write(trace)
+        show_accounts(show, profiler.accounts(), trace)
     looks = -(-way.settings.steps // way.settings.evaluate_every) if way.settings.evaluate_every else 1
     return replace(
         found,
@@ -147,27 +172,37 @@ def _training_memory(way: Course, classifier: Classifier, parameters: int) -> in
 
 def _training_speed(way: Course, classifier: Classifier, samples: Sequence[Sample]) -> float:
     """Images a second in optimisation steps on a batch of photos."""
+    ends = list[tuple[float, int]]()
+
+    def tell(step: Step) -> None:
+        ends.append((time.perf_counter(), step.images))
+
+    _take(way, classifier, samples, STEPS, tell)
+    return sum(images for _, images in ends[1:]) / (ends[-1][0] - ends[0][0])
+
+
+def _take(
+    way: Course, classifier: Classifier, samples: Sequence[Sample], steps: int, tell: Callable[[Step], None]
+) -> None:
+    """Some optimisation steps."""
     model = classifier.model
     settings = replace(
         way.settings,
-        steps=STEPS,
+        steps=steps,
         batch_size=min(way.settings.batch_size, len(samples)),
         evaluate_every=0,
         patience=0,
         on_spike="stop",
         warmup=0,
     )
-    objective = Supervised(classifier.card.preprocessing, way.augmentation)
+    if settings.compile:
+        compile_blocks(model)
+    how = classifier.card.preprocessing
+    objective = Supervised(how, way.augmentation)
     state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
-    ends = list[tuple[float, int]]()
-
-    def tell(step: Step) -> None:
-        ends.append((time.perf_counter(), step.images))
-
     labels = torch.tensor([sample.label for sample in samples])
-    view = View(objective, tuple(sample.path for sample in samples))
+    view = Views(photos(samples, how, way), how, way.augmentation)
     train(state, objective, view, labels, settings, classifier.predictor.device, tell=tell)
-    return sum(images for _, images in ends[1:]) / (ends[-1][0] - ends[0][0])
 
 
 def _readable(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -203,4 +238,3 @@ def _tell(show: Show, found: Plan) -> None:
         facts.append(("training", f"{steps}: {speed}"))
     facts.append(("memory", f"about {found.memory_bytes / 2**20:,.0f} MiB, beside Python's own"))
     show.facts(facts)
-    show.say("Nothing was written; without --dry-run the run begins.")

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from vitrail.config import Preprocessing
 from vitrail.data.batches import batches
-from vitrail.data.held import enough
+from vitrail.data.held import Pictures, enough, hold
 from vitrail.data.order import batch_at, steps_per_epoch
-from vitrail.data.read import UnreadableImage, read_reduced
 from vitrail.data.sources import Sample
+from vitrail.data.views import Views
 from vitrail.errors import UserError
+from vitrail.model.compiling import compile_blocks
 from vitrail.model.lora import merge
 from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.supervised import Supervised
@@ -33,6 +34,9 @@ from vitrail.train.log import METRICS, TIMING
 from vitrail.train.loop import Step, train
 from vitrail.train.run import CHECKPOINTS
 from vitrail.train.state import State
+
+MEMORY = 2e9
+"""Bytes that decoded photos may take; where they would take more, they are read again each time: the same result."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,6 @@ class Trained:
     parameters: int
     """How many numbers were trained."""
     course: Course
-
-
-@dataclass(frozen=True)
-class View:
-    """A photo as the objective sees it; can be sent to another process."""
-
-    objective: Supervised
-    paths: tuple[Path, ...]
-
-    def __call__(self, sample: int, chance: np.random.Generator) -> Tensor:
-        """(C, H, W)."""
-        path, how, policy = self.paths[sample], self.objective.how, self.objective.policy
-        needed = enough(how.size, policy.smallest_crop)
-        try:
-            image, _ = read_reduced(path, lambda size: min(size) / needed)
-            return self.objective.views(image, chance)
-        except UnreadableImage as error:
-            raise _no_longer(path, error.reason) from None
 
 
 def train_classifier(
@@ -107,6 +93,8 @@ def train_classifier(
     state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     truth = np.array([sample.label for sample in held_out])
+    if settings.compile:
+        compile_blocks(model)
     shadow = Predictor(copy.deepcopy(model), predictor.device, predictor.bf16)
     per_epoch = steps_per_epoch(len(samples), settings.batch_size)
     looks: dict[int, float] = {}
@@ -134,7 +122,7 @@ def train_classifier(
         train(
             state,
             objective,
-            View(objective, tuple(sample.path for sample in samples)),
+            Views(held(show, samples, how, course), how, course.augmentation),
             labels,
             settings,
             predictor.device,
@@ -161,6 +149,25 @@ def train_classifier(
         parameters=trained,
         course=course,
     )
+
+
+def held(show: Show, samples: Sequence[Sample], how: Preprocessing, course: Course) -> Pictures:
+    """The photos, decoded once where memory allows it.
+
+    Raises:
+        UserError: one can no longer be read.
+    """
+    found = photos(samples, how, course)
+    with show.progress("Reading photos") as advance:
+        found, failed = hold(found, MEMORY / (1 + course.settings.workers), advance, known={})
+    for path, reason in failed.items():
+        raise _no_longer(path, reason)
+    return found
+
+
+def photos(samples: Sequence[Sample], how: Preprocessing, course: Course) -> Pictures:
+    """The photos as training sees them: no larger than any crop needs."""
+    return Pictures([sample.path for sample in samples], enough(how.size, course.augmentation.smallest_crop))
 
 
 def classify(predictor: Predictor, how: Preprocessing, samples: Sequence[Sample], batch_size: int) -> np.ndarray:

@@ -43,6 +43,7 @@ def pretrain(
     memory: float | None = None,
     tuning: Mapping[str, Any] | None = None,
     dry_run: bool = False,
+    profile: str | Path | None = None,
     quiet: bool = False,
 ) -> Pretrained | None:
     """Train a Vision Transformer on pictures, with or without labels, and leave an ordinary model in a run folder.
@@ -60,10 +61,11 @@ def pretrain(
         learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every, recipe, device,
         tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
         dry_run: say what would be done and how long it would take, and write nothing.
+        profile: say that and where the time of a step goes, and write a trace of some steps to this file alone.
         quiet: show nothing while working.
 
     Returns:
-        What the run gave; None of a dry run.
+        What the run gave; None of a dry run or a profile.
 
     Raises:
         UserError: the data or the settings are not usable, the run is another's, the loss is lost, or the
@@ -98,6 +100,8 @@ def pretrain(
     show = Show(quiet)
     folder = _folder(out, resume)
     try:
+        if profile is not None and (resume is not None or is_begun(folder)):
+            raise UserError(f"{folder} is begun already: profile it as another run, with another --out.")
         if resume is not None:
             return go_on(show, folder, asked, dry_run)
         if data is None:
@@ -106,7 +110,7 @@ def pretrain(
         if is_begun(folder):
             whole = {entry.name: getattr(settings, entry.name) for entry in fields(settings) if entry.name not in FREE}
             return go_on(show, folder, {**whole, **{name: asked[name] for name in FREE & asked.keys()}}, dry_run)
-        return begin(show, folder, settings, dry_run)
+        return begin(show, folder, settings, dry_run or profile is not None, None if profile is None else Path(profile))
     except KeyboardInterrupt:
         show.say(stopped(folder))
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from vitrail.tasks.pretrain_data import Readable
 from vitrail.tasks.pretrain_plan import Plan
 from vitrail.tasks.pretrain_run import made, state_of
 from vitrail.train.loop import Step, train
+from vitrail.train.profile import STEPS, Accounts, Profiler
 
 TIMED = 4
 """Steps that are timed, of which the first, which warms up, does not count."""
@@ -82,16 +83,53 @@ def seconds_per_step(plan: Plan, data: Readable, tensors: Mapping[str, Tensor] |
         if len(times) > TIMED or times[-1] - times[0] > PATIENCE:
             raise _Enough
 
-    whole = plan.training.batch_size
-    sample = LEARNS * flops(plan.architecture) * max(1, len(plan.distortions))
-    batch = min(whole, max(4, int(TRIED / sample) // 2 * 2))
-    settings = replace(plan.training, steps=max(plan.training.steps, TIMED), batch_size=batch, on_spike="stop", spike=0)
+    with suppress(_Enough):
+        _take(plan, data, tensors, device, TIMED, tell)
+    taken = np.diff(times)
+    return float(np.median(taken[1:] if len(taken) > 1 else taken)) * plan.training.batch_size / _timed_batch(plan)
+
+
+def profiled(
+    plan: Plan, data: Readable, tensors: Mapping[str, Tensor] | None, device: torch.device, trace: Path
+) -> Accounts:
+    """Where the time of a step goes here, from a few steps of a run that is thrown away; ``trace`` is written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    profiler = Profiler(device, plan.training.bf16)
+
+    def tell(step: Step) -> None:
+        follow(step)
+        if step.done == STEPS:
+            raise _Enough
+
+    with suppress(_Enough), profiler as follow:
+        _take(plan, data, tensors, device, STEPS, tell)
+    profiler.write(trace)
+    return profiler.accounts()
+
+
+def _take(
+    plan: Plan,
+    data: Readable,
+    tensors: Mapping[str, Tensor] | None,
+    device: torch.device,
+    least: int,
+    tell: Callable[[Step], None],
+) -> None:
+    """Steps of a run that is thrown away, ``least`` or as many as the plan has."""
+    steps = max(plan.training.steps, least)
+    settings = replace(plan.training, steps=steps, batch_size=_timed_batch(plan), on_spike="stop", spike=0)
     state, objective = state_of(plan, tensors, device)
     views = Views(data.train, plan.preprocessing, plan.policy)
-    with suppress(_Enough):
-        train(state, objective, views, data.labels, settings, device, tell=tell)
-    taken = np.diff(times)
-    return float(np.median(taken[1:] if len(taken) > 1 else taken)) * whole / batch
+    train(state, objective, views, data.labels, settings, device, tell=tell)
+
+
+def _timed_batch(plan: Plan) -> int:
+    """A whole batch, or what of it a step can take in good time."""
+    sample = LEARNS * flops(plan.architecture) * max(1, len(plan.distortions))
+    return min(plan.training.batch_size, max(4, int(TRIED / sample) // 2 * 2))
 
 
 def seconds(plan: Plan, step: float, done: int = 0) -> float:

@@ -17,11 +17,12 @@ from vitrail.data.held import enough, usual_size
 from vitrail.data.views import smallest_crop
 from vitrail.errors import UserError
 from vitrail.recipes.index import recipe as recipe_of
+from vitrail.report.accounts import show_accounts
 from vitrail.report.terminal import Show, duration, show_evaluation
 from vitrail.runtime.device import native_bf16, pick_device
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.classifier import download_progress
-from vitrail.tasks.pretrain_cost import available, memory, seconds, seconds_per_step
+from vitrail.tasks.pretrain_cost import available, memory, profiled, seconds, seconds_per_step
 from vitrail.tasks.pretrain_data import GIGABYTE, Found, Readable, find, read, write_split
 from vitrail.tasks.pretrain_folder import (
     MODEL,
@@ -62,7 +63,9 @@ class Start:
     tensors: Mapping[str, Tensor] | None = None
 
 
-def begin(show: Show, folder: Path, settings: PretrainSettings, dry_run: bool) -> Pretrained | None:
+def begin(
+    show: Show, folder: Path, settings: PretrainSettings, dry_run: bool, trace: Path | None = None
+) -> Pretrained | None:
     """A new run; see ``vitrail.tasks.pretrain.pretrain``."""
     clock = time.perf_counter()
     device = pick_device(settings.device)
@@ -105,6 +108,10 @@ def begin(show: Show, folder: Path, settings: PretrainSettings, dry_run: bool) -
         unreadable=data.unreadable,
     )
     lack = _say_plan(show, plan, found, data, start, device)
+    if trace is not None and not lack:
+        show_accounts(show, profiled(plan, data, start.tensors, device, trace), trace)
+        show.say("Nothing else was written: leave out --profile to begin.")
+        return None
     if dry_run:
         show.say(lack or "Nothing was written: leave out --dry-run to begin.")
         return None

@@ -22,6 +22,7 @@ from vitrail.data.preprocess import preprocess
 from vitrail.data.views import Views
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.model.build import build
+from vitrail.model.compiling import compile_blocks
 from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.objective import Objective
 from vitrail.record import to_dict
@@ -58,9 +59,10 @@ def state_of(plan: Plan, tensors: Mapping[str, Tensor] | None, device: torch.dev
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
     objective = _objective(plan, model.to(device))  # some copy the model as it is now
     objective.modules.to(device)
-    return State.start(
-        model, objective.modules, plan.training, model.depth, plan.architecture.encoder.layers + 1
-    ), objective
+    state = State.start(model, objective.modules, plan.training, model.depth, plan.architecture.encoder.layers + 1)
+    if plan.training.compile:
+        compile_blocks(state.learner)
+    return state, objective
 
 
 def _objective(plan: Plan, model: VisionTransformer) -> Objective[Any]:

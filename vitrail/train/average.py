@@ -19,9 +19,9 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after ``step`` steps (counted from 1)."""
         decay = min(self.decay, (step - 1) / (step + 9))
-        for name, parameter in model.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter.detach(), 1.0 - decay)
+        if self.weights:
+            now: list[Tensor] = [parameter for name, parameter in model.named_parameters() if name in self.weights]
+            torch._foreach_lerp_(list(self.weights.values()), now, 1.0 - decay)  # in the same order
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's state dict with the averages in place."""

@@ -1,0 +1,47 @@
+"""Compiled blocks: the same model, by another way."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitrail.config import EncoderConfig, HeadConfig, ViTConfig
+from vitrail.errors import UserError
+from vitrail.model.build import build
+from vitrail.model.compiling import compile_blocks
+from vitrail.model.vision import VisionTransformer
+
+CONFIG = ViTConfig(EncoderConfig(2, 24, 3, 48, layer_scale=0.5), (8, 8), (16, 24), head=HeadConfig(("mean",)))
+
+
+def _gradients(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model.features(images).pow(2).sum().backward()  # type: ignore[no-untyped-call]
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+# The compiler looks at the gradients of tensors that have none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_a_compiled_model_is_the_same_model() -> None:
+    """Features and gradients, at two batch sizes; names and copies as if nothing had happened."""
+    eager = build(CONFIG, seed=1)
+    compiled = copy.deepcopy(eager)
+    compile_blocks(compiled)
+    assert compiled.state_dict().keys() == eager.state_dict().keys()
+    for count in (4, 3):
+        images = torch.randn(count, 3, 16, 24)
+        torch.testing.assert_close(compiled.features(images), eager.features(images), rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(_gradients(compiled, images), _gradients(eager, images), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert all(block._compiled_call_impl is not None for block in compiled.encoder.blocks)
+    assert all(block._compiled_call_impl is None for block in copy.deepcopy(compiled).encoder.blocks)
+
+
+def test_without_a_compiler_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="install g"):
+        compile_blocks(build(CONFIG))
