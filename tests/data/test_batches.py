@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import types
+import weakref
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -71,6 +74,28 @@ def test_look_ahead_is_bounded(paths: list[Path]) -> None:
         assert 3 * number < len(asked) <= 3 * (number + 1)
     stream.close()  # type: ignore[attr-defined]
     assert not readers()
+
+
+def test_at_most_two_batches_wait_behind_the_one_in_use(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def empty(*arguments: object) -> np.ndarray:
+        array = np.ndarray(*arguments)  # type: ignore[call-overload]
+        made.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr("vitrail.data.batches.np", types.SimpleNamespace(empty=empty, float32=np.float32))
+    for number, _ in enumerate(batches(endless(paths[0], []), HOW, 3, 2)):
+        gc.collect()
+        assert sum(made_one() is not None for made_one in made) <= 3
+        if number == 3:
+            break
+    assert len(made) >= 4
+
+
+def test_a_batch_may_be_larger_than_memory_as_long_as_there_are_few_pictures(paths: list[Path]) -> None:
+    (batch,) = batches(paths, HOW, 10**12)
+    assert len(batch.images) == 9
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

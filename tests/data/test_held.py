@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle  # what the standard library sends to a process with; nothing of it is written
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from vitrail.config import Preprocessing
 from vitrail.data.augment import _crop
 from vitrail.data.held import Pictures, enough, estimated_bytes, fingerprint, hold, reduced, usual_size
+from vitrail.data.preprocess import preprocess
+from vitrail.data.read import Extent, read_image, read_reduced
 from vitrail.errors import UserError
 
 
@@ -88,9 +93,32 @@ def test_no_crop_of_a_reduced_picture_is_enlarged(size: tuple[int, int], smalles
 
 def test_reduced_keeps_small_ones_and_the_aspect() -> None:
     small = Image.new("RGB", (10, 300))
-    assert reduced(small, 10) is small
-    assert reduced(small, None) is small
-    assert reduced(Image.new("RGB", (100, 300)), 10).size == (10, 30)
+    assert reduced(small, Extent.of(small), 10) is small
+    large = Image.new("RGB", (100, 300))
+    assert reduced(large, Extent.of(large), 10).size == (10, 30)
+
+
+def test_a_large_photo_is_reduced_from_a_fraction_of_it(tmp_path: Path) -> None:
+    """And one that is to be as it is, is as it is."""
+    path = tmp_path / "a.jpg"
+    Image.linear_gradient("L").resize((403, 301)).convert("RGB").save(path, quality=95)
+    assert read_reduced(path, lambda size: min(size) / 20)[0].size == (101, 76)
+    found, whole = Pictures([path], 20)(0), Pictures([path])(0)
+    assert whole.size == (403, 301)
+    assert found.size == (27, 20)
+    expected = reduced(whole, Extent.of(whole), 20)
+    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 3
+
+
+@pytest.mark.parametrize("most", [0, 1e9])
+def test_whole_pictures_are_held_as_a_model_is_shown_them(paths: list[Path], most: float) -> None:
+    how = Preprocessing((12, 16), crop_fraction=0.8)
+    found, failed = hold(Pictures(paths, how=how), most, ignore)
+    assert (found.pixels is None) == (most == 0)
+    assert len(failed) == 2
+    for number, path in enumerate(found.paths):
+        plain = preprocess(found(number), replace(how, fit="squash", crop_fraction=1.0))
+        assert torch.equal(plain, preprocess(read_image(path), how))
 
 
 def test_usual_size_and_fingerprint(paths: list[Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from transformers.models.deit.image_processing_pil_deit import DeiTImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size
-from vitrail.data.preprocess import _covering, preprocess
+from vitrail.data.preprocess import _covering, _plan, load, preprocess
+from vitrail.data.read import read_image
 
 SHAPES = [(300, 300), (427, 640), (640, 427), (47, 33), (224, 224), (333, 501), (1000, 90)]
 """Height, width."""
@@ -87,6 +90,51 @@ def test_any_shape_gives_the_size_asked_for(
     white = Image.new("RGB", (shape[1], shape[0]), "white")
     how = Preprocessing(size, fit, fraction, interpolation)  # type: ignore[arg-type]
     assert torch.equal(preprocess(white, how), torch.ones(3, *size))  # no padding: every pixel is the picture's
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    st.floats(0.3, 1.0),
+    st.sampled_from(["crop", "squash"]),
+    st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+)
+def test_resizing_no_more_than_is_kept_changes_nothing(
+    shape: Size, size: Size, fraction: float, fit: str, interpolation: str
+) -> None:
+    image, how = noise(shape), Preprocessing(size, fit, fraction, interpolation, (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
+    (rows, columns), box = _plan(shape, how)
+    whole = image.resize((columns, rows), Image.Resampling[interpolation.upper()], box)
+    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
+    expected = np.asarray(whole)[top : top + size[0], left : left + size[1]].transpose(2, 0, 1)
+    assert np.array_equal(np.rint(preprocess(image, how).numpy() * 255), expected)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD), ((0.4814, 0.45, 0.4), (0.26, 0.2, 1e-3))]
+)
+def test_standardised_as_in_float32_one_step_after_the_other(
+    mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path
+) -> None:
+    """All 256 values of every channel, to the bit; also where it is written to a place that is given."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    how = Preprocessing((16, 16), "squash", 1.0, mean=mean, std=std)
+    expected = (levels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    batch = np.full((2, 3, 16, 16), np.nan, np.float32)
+    given = load(tmp_path / "a.png", how, out=batch[1])
+    assert np.array_equal(batch[1].transpose(1, 2, 0), expected)
+    assert given.data_ptr() == batch[1].ctypes.data
+    assert torch.equal(given, preprocess(Image.fromarray(levels), how))
+    assert np.isnan(batch[0]).all()
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (639, 700)])
+def test_a_photo_less_than_five_times_too_large_is_read_whole(shape: Size, tmp_path: Path) -> None:
+    noise(shape).save(tmp_path / "a.jpg", quality=90)
+    for how in (Preprocessing(), Preprocessing((112, 112)), Preprocessing((128, 128), "squash", 1.0)):
+        assert torch.equal(load(tmp_path / "a.jpg", how), preprocess(read_image(tmp_path / "a.jpg"), how))
 
 
 def test_a_line_one_pixel_high_is_not_enlarged_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,11 +129,12 @@ def test_a_model_without_class_token_says_so(run: Path) -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 @pytest.mark.parametrize("size", [(32, 48), (64, 40)])
-def test_a_photo_is_shown_to_people_as_to_the_model(fit: Fit, size: Size) -> None:
+def test_a_photo_is_shown_to_people_as_to_the_model(fit: Fit, size: Size, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 300 * 200).reshape(200, 300).astype(np.uint8)
     image = Image.fromarray(np.stack([ramp, np.tile(np.linspace(0, 255, 300), (200, 1)).astype(np.uint8), ramp], -1))
     how = Preprocessing(size, fit, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    shown = as_shown(image, how)
+    image.save(tmp_path / "a.png")
+    shown = as_shown(tmp_path / "a.png", how)
     assert max(shown.size) == 224
     again = np.asarray(shown.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.float64) / 255
     seen = preprocess(image, how).numpy().transpose(1, 2, 0) * how.std + how.mean

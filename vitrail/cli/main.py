@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import signal
 import sys
 from typing import Annotated
@@ -66,6 +67,9 @@ def _options(
 
 def main() -> None:
     """Run the command; a mistake that a person can mend becomes one sentence and exit code 2."""
+    # Threads of torch that wait for work sleep, and leave the processor to those that decode pictures. It is read
+    # when torch is loaded, which no command does before it is run; what the user has set stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleaned up
     for stream in (sys.stdout, sys.stderr):  # a name the terminal cannot show is no reason to stop
         if isinstance(stream, io.TextIOWrapper):

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vitrail.config import Preprocessing
 from vitrail.data.ahead import ahead
-from vitrail.data.preprocess import preprocess
-from vitrail.data.read import UnreadableImage, read_image
+from vitrail.data.preprocess import load
+from vitrail.data.read import UnreadableImage
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,48 @@ def batches(
         batch_size: how many paths a batch covers; the last may have fewer.
         threads: how many decode at once; by default one for each processor this process may use, up to 8.
     """
-    loaded = ahead(paths, lambda path: (Path(path), _load(Path(path), how)), batch_size, threads)
+    loaded = ahead(_places(paths, how, batch_size), lambda place: _load(place, how), batch_size, threads)
     with closing(loaded):
         for start in count(0, batch_size):
             if not (taken := list(islice(loaded, batch_size))):
                 return
-            yield _collect(taken, start, how)
+            yield _collect(taken, start)
 
 
-def _load(path: Path, how: Preprocessing) -> torch.Tensor | str:
-    """The picture's tensor, or the reason why there is none."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture goes, so that the thread that decodes it writes it there and nobody has to stack."""
+
+    path: Path
+    batch: np.ndarray
+    """(B, C, H, W) float32, for all pictures of a batch."""
+    row: int
+
+
+def _places(paths: Iterable[str | Path], how: Preprocessing, batch_size: int) -> Iterator[_Place]:
+    remaining = iter(paths)
+    while taken := list(islice(remaining, batch_size)):
+        batch = np.empty((len(taken), 3, *how.size), np.float32)  # what is read is RGB
+        yield from (_Place(Path(path), batch, row) for row, path in enumerate(taken))
+
+
+def _load(place: _Place, how: Preprocessing) -> tuple[_Place, str | None]:
+    """The same place, once the picture is there, or with the reason why there is none."""
     try:
-        return preprocess(read_image(path), how)
+        load(place.path, how, out=place.batch[place.row])
     except UnreadableImage as error:
-        return error.reason
+        return place, error.reason
+    return place, None
 
 
-def _collect(loaded: list[tuple[Path, torch.Tensor | str]], start: int, how: Preprocessing) -> Batch:
-    read = [(position, result) for position, (_, result) in enumerate(loaded, start) if not isinstance(result, str)]
-    failures = [(position, result) for position, (_, result) in enumerate(loaded, start) if isinstance(result, str)]
-    tensors = [tensor for _, tensor in read]
-    images = torch.stack(tensors) if tensors else torch.empty(0, len(how.mean), *how.size)
-    return Batch(start, [path for path, _ in loaded], [position for position, _ in read], images, failures)
+def _collect(taken: list[tuple[_Place, str | None]], start: int) -> Batch:
+    read = [place.row for place, reason in taken if reason is None]
+    failures = [(start + place.row, reason) for place, reason in taken if reason is not None]
+    images = taken[0][0].batch
+    return Batch(
+        start,
+        [place.path for place, _ in taken],
+        [start + row for row in read],
+        torch.from_numpy(images[read] if failures else images),
+        failures,
+    )

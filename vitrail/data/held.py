@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitrail.config import Size
+from vitrail.config import Preprocessing, Size
 from vitrail.data.ahead import ahead
-from vitrail.data.read import UnreadableImage, read_image
+from vitrail.data.preprocess import resized
+from vitrail.data.read import Extent, UnreadableImage, read_image, read_reduced
 from vitrail.errors import UserError
 
 DECODED_AHEAD = 32
@@ -35,6 +36,21 @@ class Pictures:
     """All rows of all pictures, one after the other (bytes,); None: they are read again each time."""
     places: np.ndarray | None = None
     """First byte, height and width of each (n, 3)."""
+    how: Preprocessing | None = None
+    """Whole pictures as a model is shown them: resized and cut to its size; then ``shortest`` does not count."""
+
+    def read(self, path: Path) -> Image.Image:
+        """A picture from its file.
+
+        Raises:
+            UnreadableImage: the file gives none.
+        """
+        if self.how is not None:
+            return resized(path, self.how)
+        if self.shortest is None:
+            return read_image(path)
+        shortest = self.shortest
+        return reduced(*read_reduced(path, lambda size: min(size) / shortest), shortest)
 
     def __call__(self, number: int) -> Image.Image:
         """The picture of a number.
@@ -45,7 +61,7 @@ class Pictures:
         if self.pixels is None or self.places is None:
             path = self.paths[number]
             try:
-                return reduced(read_image(path), self.shortest)
+                return self.read(path)
             except UnreadableImage as error:
                 raise UserError(
                     f"{path} could be read before and no longer can ({error.reason}): put it back, and go on."
@@ -83,7 +99,7 @@ def hold(
     places: list[tuple[int, int, int]] = []
     pixels = bytearray()
     failed: dict[Path, str] = {}
-    with closing(ahead(pictures.paths, partial(_decoded, pictures.shortest), DECODED_AHEAD)) as decoded:
+    with closing(ahead(pictures.paths, partial(_decoded, pictures), DECODED_AHEAD)) as decoded:
         for done, (path, array) in enumerate(zip(pictures.paths, decoded, strict=True), 1):
             if isinstance(array, str):
                 failed[path] = array
@@ -105,14 +121,14 @@ def hold(
 def estimated_bytes(pictures: Pictures) -> float:
     """What all would take in memory, from a few of them."""
     step = -(-len(pictures) // TRIED)
-    tried = [_decoded(pictures.shortest, path) for path in pictures.paths[::step]]
+    tried = [_decoded(pictures, path) for path in pictures.paths[::step]]
     sizes = [array.nbytes for array in tried if not isinstance(array, str)]
     return len(pictures) * sum(sizes) / max(len(sizes), 1)
 
 
 def usual_size(paths: Sequence[Path]) -> int:
     """The median length of the shorter side, of a few of the pictures; 0 if none can be read."""
-    found = (_decoded(None, path) for path in paths[:: -(-len(paths) // TRIED)])
+    found = (_decoded(Pictures([]), path) for path in paths[:: -(-len(paths) // TRIED)])
     sides = sorted(min(array.shape[:2]) for array in found if not isinstance(array, str))
     return int(sides[len(sides) // 2]) if sides else 0
 
@@ -125,13 +141,17 @@ def enough(size: Size, smallest_crop: float) -> int:
     return math.ceil(max(size) / math.sqrt(0.75 * smallest_crop))
 
 
-def reduced(image: Image.Image, shortest: int | None) -> Image.Image:
-    """A picture whose shorter side is ``shortest`` pixels at most, its aspect kept; antialiased."""
-    side = min(image.size)
-    if shortest is None or side <= shortest:
+def reduced(image: Image.Image, extent: Extent, shortest: int) -> Image.Image:
+    """A picture whose shorter side is ``shortest`` pixels at most, its aspect kept; antialiased.
+
+    Args:
+        extent: of the picture in the image.
+    """
+    side = min(extent.size)
+    if side <= shortest:
         return image
-    width, height = (max(1, round(length * shortest / side)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    height, width = (max(1, round(length * shortest / side)) for length in extent.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, extent.box)
 
 
 def fingerprint(paths: Sequence[Path]) -> list[tuple[str, int]]:
@@ -147,9 +167,9 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _decoded(shortest: int | None, path: Path) -> np.ndarray | str:
+def _decoded(pictures: Pictures, path: Path) -> np.ndarray | str:
     """(H, W, 3) uint8, or the reason why there is none."""
     try:
-        return np.asarray(reduced(read_image(path), shortest))
+        return np.asarray(pictures.read(path))
     except UnreadableImage as error:
         return error.reason

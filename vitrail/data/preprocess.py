@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from vitrail.config import Preprocessing, Size
+from vitrail.config import Interpolation, Preprocessing, Size
+from vitrail.data.read import Box, Extent, read_reduced
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -16,9 +18,35 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
+"""How far a resized pixel looks to either side, in its own pixels."""
 
 LONGEST = 16
 """A strip longer than this many times its width is cut to it first: enlarged whole, it could fill the memory."""
+
+
+def load(path: str | Path, how: Preprocessing, out: np.ndarray | None = None) -> torch.Tensor:
+    """A file -> what ``preprocess`` makes of it (C, H, W); of a large JPEG, no more is decoded than that needs.
+
+    Whoever shows a model a whole picture, to train, to measure or to use it, calls this or ``resized``.
+
+    Args:
+        out: where it is to be written, float32.
+
+    Raises:
+        UnreadableImage: the file gives no picture.
+    """
+    return _standardised(resized(path, how), how, out)
+
+
+def resized(path: str | Path, how: Preprocessing) -> Image.Image:
+    """A file -> the RGB picture, H x W, that is standardised for the model.
+
+    Raises:
+        UnreadableImage: the file gives no picture.
+    """
+    image, extent = read_reduced(path, lambda size: _surplus(size, how))
+    return _resized(image, extent, how)
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> torch.Tensor:
@@ -28,24 +56,71 @@ def preprocess(image: Image.Image, how: Preprocessing) -> torch.Tensor:
     to timm's evaluation transform. They differ in the centre crop when an odd number of pixels is to
     go: transformers rounds the offset down, which is done here; timm rounds it to the even neighbour.
     """
-    resampling = _RESAMPLING[how.interpolation]
-    height, width = how.size
-    if how.fit == "squash":
-        rows, columns = _enlarged(how)
-        image = image.resize((columns, rows), resampling)
-    else:
-        box = _middle(image.width, image.height)
-        rows, columns = _covering((box[3] - box[1], box[2] - box[0]), how)
-        image = image.resize((columns, rows), resampling, box)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    image = image.crop((left, top, left + width, top + height))
+    return _standardised(_resized(image, Extent.of(image), how), how)
+
+
+def _standardised(image: Image.Image, how: Preprocessing, out: np.ndarray | None = None) -> torch.Tensor:
     # NumPy, not torch, does the arithmetic: this runs in reading threads, where torch would start
-    # a team of its own threads for each.
-    pixels = np.array(image, dtype=np.float32)
-    pixels /= 255
-    pixels -= np.array(how.mean, dtype=np.float32)
-    pixels /= np.array(how.std, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # a team of its own threads for each. Channel by channel, what one step wrote is still in the cache for the next.
+    pixels = np.asarray(image).transpose(2, 0, 1)  # (C, H, W)
+    if out is None:
+        out = np.empty(pixels.shape, np.float32)
+    means, stds = (np.broadcast_to(np.array(values, np.float32), len(out)) for values in (how.mean, how.std))
+    for plane, channel, mean, std in zip(pixels, out, means, stds, strict=True):  # (H, W)
+        np.divide(plane, 255, out=channel, dtype=np.float32)
+        channel -= mean
+        channel /= std
+    return torch.from_numpy(out)
+
+
+def _resized(image: Image.Image, extent: Extent, how: Preprocessing) -> Image.Image:
+    """(H, W) as ``how`` says, from an image that holds a picture of ``extent``."""
+    height, width = how.size
+    (rows, columns), (left, top, right, bottom) = _plan(extent.size, how)
+    # The same places in what was decoded, which may be a fraction of the picture.
+    across = (extent.box[2] - extent.box[0]) / extent.size[1]
+    down = (extent.box[3] - extent.box[1]) / extent.size[0]
+    left, right = (extent.box[0] + across * side for side in (left, right))
+    top, bottom = (extent.box[1] + down * side for side in (top, bottom))
+    return _cut(image, (columns, rows), (left, top, right, bottom), (width, height), how.interpolation)
+
+
+def _cut(image: Image.Image, whole: Size, box: Box, kept: Size, interpolation: Interpolation) -> Image.Image:
+    """The centre's ``kept`` (width, height) of what ``box`` of an image is when resized to ``whole`` (width, height).
+
+    Pillow resizes along the rows first, then along the columns, and rounds to 8 bits after each. So the two can be
+    had one by one, to the bit, and only for what is kept of them: a fifth less work for a photo of 4 x 3. (From
+    version 13 on it is the other way round where more than twice as many rows as columns are to go.)
+    """
+    (columns, rows), (width, height), resampling = whole, kept, _RESAMPLING[interpolation]
+    start, above = (columns - width) // 2, (rows - height) // 2
+    left, top, right, bottom = box
+    step = (bottom - top) / rows
+    if step < 1.1 or image.height - rows > 1.5 * (image.width - columns):
+        return image.resize(whole, resampling, box).crop((start, above, start + width, above + height))
+    reach = _REACH[interpolation] * step + 1
+    first = max(0, math.floor(top + above * step - reach))
+    last = min(image.height, math.ceil(top + (above + height) * step + reach))
+    wide = image.crop((0, first, image.width, last)).resize(
+        (columns, last - first), resampling, (left, 0, right, last - first)
+    )
+    wide = wide.crop((start, -first, start + width, image.height - first))  # rows not read are black
+    tall = wide.resize((width, rows), resampling, (0, top, width, bottom))
+    return tall.crop((0, above, width, above + height))
+
+
+def _surplus(size: Size, how: Preprocessing) -> float:
+    """How many times the pixels a side that are needed a picture of (H, W) ``size`` has."""
+    (rows, columns), (left, top, right, bottom) = _plan(size, how)
+    return min((bottom - top) / rows, (right - left) / columns)
+
+
+def _plan(size: Size, how: Preprocessing) -> tuple[Size, Box]:
+    """(H, W) that a picture of (H, W) ``size`` is resized to, and the part of it that is."""
+    if how.fit == "squash":
+        return _enlarged(how), (0, 0, size[1], size[0])
+    box = _middle(size[1], size[0])
+    return _covering((box[3] - box[1], box[2] - box[0]), how), box
 
 
 def _enlarged(how: Preprocessing) -> Size:

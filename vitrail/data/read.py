@@ -9,14 +9,17 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vitrail.config import Size
+from vitrail.data.jpeg import divide, divisor
 from vitrail.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI")
@@ -33,6 +36,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation (CIPA DC-008, table 6) -> what makes the picture upright."""
+_ON_THE_SIDE = frozenset({5, 6, 7, 8})
+"""Orientations whose width is the upright picture's height."""
 
 
 class UnreadableImage(Exception):
@@ -41,6 +46,25 @@ class UnreadableImage(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a picture is, and where it lies in what was decoded of it."""
+
+    size: Size
+    """Height and width of the upright picture in the file."""
+    box: Box
+    """Where it is in the decoded image, which may be smaller, and larger than the picture by less than a pixel."""
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Extent:
+        """A whole image."""
+        return cls((image.height, image.width), (0.0, 0.0, float(image.width), float(image.height)))
 
 
 MAX_PIXELS = 178_956_970
@@ -61,11 +85,27 @@ def read_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
         UnreadableImage: whatever goes wrong with this file.
         UserError: VITRAIL_MAX_PIXELS is no number.
     """
+    return _read(path, max_pixels, lambda size: 1.0)[0]
+
+
+def read_reduced(path: str | Path, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
+    """``read_image`` for who needs fewer pixels: a JPEG of many more is decoded at a fraction (``vitrail.data.jpeg``).
+
+    Args:
+        surplus: how many times the pixels a side that are needed an upright picture of size (H, W) has.
+
+    Raises:
+        UnreadableImage, UserError: as ``read_image``.
+    """
+    return _read(path, None, surplus)
+
+
+def _read(path: str | Path, max_pixels: int | None, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
     if max_pixels is None:
         max_pixels = pixel_limit()
     try:
         with _regular_file(path) as file, _without_warnings():
-            return _decode(file, max_pixels)
+            return _decode(file, max_pixels, surplus)
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -133,7 +173,7 @@ def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _decode(file: BinaryIO, max_pixels: int, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
     Image.init()
     try:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
@@ -144,12 +184,27 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
         if image.width * image.height > max_pixels:
             raise UnreadableImage(_too_large(image.width * image.height, max_pixels))
         _mend_transparent_colour(image)
+        (width, height), held = image.size, None
+        if image.format in ("JPEG", "MPO"):  # where the orientation is known before the pixels
+            size = (width, height) if _orientation(image) in _ON_THE_SIDE else (height, width)
+            held = divide(image, file, divisor(surplus(size)))
         image.load()
-        upright = _UPRIGHT.get(_orientation(image))
+        orientation = _orientation(image)
         rgb = _to_rgb(image)
     # Pillow's info (EXIF, transparency, profile) describes the pixels as they were.
     rgb.info.clear()
-    return rgb if upright is None else rgb.transpose(upright)
+    upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    if held is None:
+        return upright, Extent.of(upright)
+    return upright, Extent(size, _turned(held, upright, orientation))
+
+
+def _turned(held: tuple[float, float], upright: Image.Image, orientation: int) -> Box:
+    """Where a picture, ``held`` wide and high at the top left, is once upright."""
+    width, height = reversed(held) if orientation in _ON_THE_SIDE else held
+    left = upright.width - width if orientation in (2, 3, 6, 7) else 0.0
+    top = upright.height - height if orientation in (3, 4, 7, 8) else 0.0
+    return (left, top, left + width, top + height)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vitrail.config import PositionKind, ViTConfig
 from vitrail.model import position, relative, rotary
@@ -53,6 +55,32 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         yield
+
+
+@contextmanager
+def blank() -> Iterator[None]:
+    """Tensors made within have shapes and no memory: for who counts them, or has others to put in their place."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out normal draws: without memory torch would work them out in Python, and first import its compiler.
+
+    That takes as long as importing torch itself, in every command that loads a model.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "normal_":  # of torch.nn.init, or a tensor's own
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def to_grid(tensors: Mapping[str, Tensor], old: ViTConfig, new: ViTConfig) -> tuple[dict[str, Tensor], str]:

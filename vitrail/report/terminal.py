@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vitrail.evaluate.metrics import Evaluation
+if TYPE_CHECKING:  # it brings scipy, which takes a second to import and whoever shows progress does without
+    from vitrail.evaluate.metrics import Evaluation
 
 MOST_ROWS = 25
 """Classes a table lists before it says how many more there are."""

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from vitrail.atomic import new_folder
 from vitrail.config import ModelCard, Resampling, Size, parse_size
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
-from vitrail.model.build import build
+from vitrail.model.build import blank, build
 from vitrail.report.terminal import Show
 from vitrail.runtime.predictor import Predictor
-from vitrail.tasks.evaluation import Evaluated, evaluate
 from vitrail.tasks.prediction import Embedding, Prediction, embeddings, predictions
 from vitrail.weights.load import Loaded, Source, load_weights
 from vitrail.weights.report import LoadReport
 from vitrail.weights.store import write_model
 from vitrail.weights.wheel import Progress
+
+if TYPE_CHECKING:
+    from vitrail.tasks.evaluation import Evaluated
 
 
 class Classifier:
@@ -35,7 +37,7 @@ class Classifier:
     """
 
     def __init__(self, loaded: Loaded, device: str | None = None) -> None:
-        with torch.device("meta"):
+        with blank():
             self.model = build(loaded.card.architecture)
         self.model.load_state_dict(loaded.tensors, assign=True)
         self.card: ModelCard = loaded.card
@@ -68,6 +70,8 @@ class Classifier:
         Raises:
             UserError: the model has no trained classifier, or the data do not fit it or cannot be read.
         """
+        from vitrail.tasks.evaluation import evaluate  # brings scipy, which nobody else here needs
+
         return evaluate(
             self.predictor, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet)
         )

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vitrail.config import Size, ViTConfig, parse_size
-from vitrail.data.preprocess import preprocess
-from vitrail.data.read import UnreadableImage, read_image
+from vitrail.data.preprocess import load as load_picture
+from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
@@ -134,7 +134,7 @@ def _pictures(classifier: Classifier, images: str | Path | Sequence[str | Path])
     found: list[Tensor] = []
     for path in islice(iter_images([images] if isinstance(images, (str, Path)) else images), MOST_IMAGES):
         try:
-            found.append(preprocess(read_image(path), classifier.card.preprocessing))
+            found.append(load_picture(path, classifier.card.preprocessing))
         except UnreadableImage as error:
             raise UserError(f"{path} cannot be read ({error.reason}): leave it out.") from None
     return torch.stack(found)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size, size_text
 from vitrail.data.batches import batches
-from vitrail.data.preprocess import preprocess
-from vitrail.data.read import UnreadableImage, read_image
+from vitrail.data.preprocess import load, resized
+from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import find_images
 from vitrail.errors import UserError
 from vitrail.model.vision import VisionTransformer
@@ -99,7 +99,7 @@ class Pictures:
         if self.tensor is not None:
             images = self.tensor[:: max(1, len(self) // count)][:count]
             return F.interpolate(images, size, mode="bicubic") if larger else images
-        return torch.stack([preprocess(image, self.how.at(size)) for _, image in self._readable(count)])
+        return torch.stack([image for _, image in self._readable(count, self.how.at(size))])
 
     def shown(self, count: int) -> list[Shown]:
         """Up to ``count`` readable ones spread over all, for people to look at.
@@ -111,8 +111,7 @@ class Pictures:
             spread = range(0, len(self), max(1, len(self) // count))[:count]
             return [Shown(f"image {at}", self.tensor[at], self._as_picture(self.tensor[at])) for at in spread]
         return [
-            Shown(self._name(path), preprocess(image, self.how), as_shown(image, self.how))
-            for path, image in self._readable(count)
+            Shown(self._name(path), image, as_shown(path, self.how)) for path, image in self._readable(count, self.how)
         ]
 
     def _name(self, path: Path) -> str:
@@ -120,16 +119,16 @@ class Pictures:
         twins = self._names[path.name] > 1
         return f"{path.parent.name}/{path.name}" if twins else path.name
 
-    def _readable(self, count: int) -> list[tuple[Path, Image.Image]]:
-        """Evenly spaced files; the next one in the place of each that cannot be read."""
-        found: list[tuple[Path, Image.Image]] = []
+    def _readable(self, count: int, how: Preprocessing) -> list[tuple[Path, Tensor]]:
+        """Evenly spaced files, preprocessed (C, H, W); the next one in the place of each that cannot be read."""
+        found: list[tuple[Path, Tensor]] = []
         order = np.arange(len(self.paths))
         spread = np.linspace(0, len(self.paths) - 1, min(count, len(self.paths))).round().astype(int)
         for index in [*spread.tolist(), *np.setdiff1d(order, spread).tolist()]:
             if len(found) == count:
                 break
             try:
-                found.append((self.paths[index], read_image(self.paths[index])))
+                found.append((self.paths[index], load(self.paths[index], how)))
             except UnreadableImage as error:
                 self.unreadable[self.paths[index]] = error.reason
         if not found:
@@ -146,11 +145,14 @@ class Pictures:
         return _picture(image.cpu().numpy(), self.how)
 
 
-def as_shown(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """What preprocessing keeps of a picture, at a size for people: the same crop at another resolution."""
+def as_shown(path: str | Path, how: Preprocessing) -> Image.Image:
+    """What preprocessing keeps of a picture, at a size for people: the same crop at another resolution.
+
+    Raises:
+        UnreadableImage: the file gives no picture.
+    """
     factor = SIDE / max(how.size)
-    size: Size = (max(1, round(how.size[0] * factor)), max(1, round(how.size[1] * factor)))
-    return _picture(preprocess(image, how.at(size)).numpy(), how)
+    return resized(path, how.at((max(1, round(how.size[0] * factor)), max(1, round(how.size[1] * factor)))))
 
 
 def _picture(pixels: np.ndarray, how: Preprocessing) -> Image.Image:

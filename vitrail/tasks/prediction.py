@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from vitrail.config import ModelCard, Preprocessing
 from vitrail.data.batches import batches
 from vitrail.errors import UserError
 from vitrail.runtime.predictor import Predictor
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,31 @@ def predictions(
     if top < 1:
         raise UserError(f"top must be at least 1, not {top}.")
 
-    def probabilities(images: Tensor) -> Tensor:
-        return torch.softmax(predictor.logits(images)[1] / card.temperature, dim=-1)
+    count = min(top, len(classes))
 
-    for path, row, reason in _rows(probabilities, card.preprocessing, paths, batch_size):
-        if row is None:
-            yield Prediction(path, reason=reason)
-        else:
-            best = row.topk(min(top, len(classes)))
-            named = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            yield Prediction(path, tuple((classes[label], value) for label, value in named))
+    def likeliest(images: Tensor) -> list[tuple[tuple[str, float], ...]]:
+        best = torch.softmax(predictor.logits(images)[1] / card.temperature, dim=-1).topk(count, dim=-1)  # (B, count)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [tuple((classes[label], value) for label, value in zip(*row, strict=True)) for row in rows]
+
+    for path, labels, reason in _rows(likeliest, card.preprocessing, paths, batch_size):
+        yield Prediction(path, labels or (), reason)
 
 
 def embeddings(predictor: Predictor, how: Preprocessing, paths: Iterable[Path], batch_size: int) -> Iterator[Embedding]:
     """One embedding a path, in the order of ``paths``; holds two batches at most."""
-    for path, row, reason in _rows(predictor.features, how, paths, batch_size):
-        yield Embedding(path, None if row is None else row.numpy(), reason)
+
+    def features(images: Tensor) -> np.ndarray:
+        return predictor.features(images).numpy()
+
+    for path, row, reason in _rows(features, how, paths, batch_size):
+        yield Embedding(path, row, reason)
 
 
 def _rows(
-    function: Callable[[Tensor], Tensor], how: Preprocessing, paths: Iterable[Path], batch_size: int
-) -> Iterator[tuple[Path, Tensor | None, str | None]]:
-    """Each path with its row of ``function`` of the batch, (B, C, H, W) -> (B, ...), or with a reason."""
+    function: Callable[[Tensor], Iterable[Result]], how: Preprocessing, paths: Iterable[Path], batch_size: int
+) -> Iterator[tuple[Path, Result | None, str | None]]:
+    """Each path with its own of what ``function`` gives for the batch (B, C, H, W), or with a reason."""
     for batch in batches(paths, how, batch_size):
         results = iter(function(batch.images)) if batch.index else iter(())
         reasons = dict(batch.failures)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitrail.cost import flops, training_bytes
 from vitrail.data.views import Views
+from vitrail.model.build import blank
 from vitrail.objectives.mae import MAE
 from vitrail.tasks.pretrain_data import Readable
 from vitrail.tasks.pretrain_plan import Plan
@@ -38,7 +39,7 @@ def memory(plan: Plan, held: int) -> tuple[float, int, int]:
         These, and how many numbers are learned of the model and, besides it, held by the objective.
     """
     settings, config = plan.training, plan.architecture
-    with torch.device("meta"):  # counted, not made
+    with blank():  # counted, not made
         model, objective = made(plan)
     own = [parameter.numel() for parameter in model.parameters()]
     more = [parameter.numel() for parameter in objective.modules.parameters()]

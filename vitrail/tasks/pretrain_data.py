@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vitrail.config import Preprocessing
 from vitrail.data.held import Pictures, fingerprint, hold
 from vitrail.data.sources import open_dataset
 from vitrail.data.table import Row, write_table
@@ -73,12 +74,18 @@ def find(settings: PretrainSettings, labelled: bool) -> Found:
 
 
 def read(
-    show: Show, found: Found, settings: PretrainSettings, shortest: int, known: dict[str, str] | None = None
+    show: Show,
+    found: Found,
+    settings: PretrainSettings,
+    shortest: int,
+    how: Preprocessing,
+    known: dict[str, str] | None = None,
 ) -> Readable:
     """Read every picture once, and keep them in memory where they fit.
 
     Args:
         shortest: length of the shorter side that pictures to train on are reduced to.
+        how: what is done to held-out pictures, which are kept as the model is shown them.
         known: unreadable ones from when the run was begun; those alone are then left out.
 
     Raises:
@@ -94,7 +101,7 @@ def read(
     val, more = Pictures([]), dict[Path, str]()
     if found.val:
         with show.progress("Reading held-out pictures") as advance:
-            val, more = hold(Pictures(found.val), most - train.bytes, advance, lost(found.val))
+            val, more = hold(Pictures(found.val, how=how), most - train.bytes, advance, lost(found.val))
     unreadable = {str(path): reason for path, reason in {**failed, **more}.items()}
     if known is None:
         _check(show, found, unreadable, settings)

@@ -91,7 +91,7 @@ def begin(
 
     how = preprocessing_of(config.image_size, start.card)
     views = optimised(len(found.train))[1]  # a wrong name should not wait for the pictures
-    data = read(show, found, settings, enough(how.size, smallest_crop(views)))
+    data = read(show, found, settings, enough(how.size, smallest_crop(views)), how)
     training, views, arguments = optimised(len(data.train))
     plan = Plan(
         objective=objective,
@@ -153,7 +153,7 @@ def go_on(show: Show, folder: Path, asked: Mapping[str, Any], dry_run: bool) -> 
         )
     start = _start(show, settings, found.classes)
     shortest = enough(plan.preprocessing.size, smallest_crop(plan.policy))
-    data = read(show, found, settings, shortest, plan.unreadable)
+    data = read(show, found, settings, shortest, plan.preprocessing, plan.unreadable)
     return _train(show, folder, settings, plan, found, data, start, device, clock)
 
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Judge:
     predictor: Predictor
     how: Preprocessing
     pictures: Pictures
+    """As the model is shown them, but for standardising."""
     labels: np.ndarray
     classes: tuple[str, ...]
     batch_size: int
@@ -113,7 +114,7 @@ class Judge:
 
 
 def _prepared(pictures: Pictures, how: Preprocessing, number: int) -> Tensor:
-    return preprocess(pictures(number), how)
+    return preprocess(pictures(number), replace(how, fit="squash", crop_fraction=1.0))  # it has its size already
 
 
 def run(

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitrail.atomic import new_file
 from vitrail.config import size_text
 from vitrail.cost import parameters
-from vitrail.data.preprocess import preprocess
+from vitrail.data.preprocess import load as load_picture
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
@@ -121,16 +121,15 @@ def _mistake(run: Run, classifier: Classifier | None, row: Predicted, attending:
     """A photo as the model was shown it, with attention beside it; the whole photo where there is no model."""
     if classifier is None:
         return Mistake(row, _thumbnail(run, row.path), None)
+    how = classifier.card.preprocessing
     try:
-        image = read_image(row.path)
+        picture, image = as_shown(row.path, how), load_picture(row.path, how)
     except UnreadableImage as error:
         return Mistake(row, Photo(run.shown(row.path), reason=error.reason), None)
-    how = classifier.card.preprocessing
-    picture = as_shown(image, how)
     photo = Photo(run.shown(row.path), jpeg_uri(picture))
     if not attending:
         return Mistake(row, photo, None)
-    over = overlay(picture, class_attention(classifier, preprocess(image, how)))
+    over = overlay(picture, class_attention(classifier, image))
     return Mistake(row, photo, Photo(photo.path, jpeg_uri(over)))
 
 

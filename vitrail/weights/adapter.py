@@ -19,12 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitrail.config import ModelCard, ViTConfig
 from vitrail.errors import UserError
-from vitrail.model.build import build
+from vitrail.model.build import blank, build
 from vitrail.model.lora import adaptable, add_lora, lora_config
 from vitrail.model.vision import VisionTransformer
 from vitrail.parts import ROLES, LoraConfig
@@ -108,10 +107,10 @@ def read_adapter(folder: Path, model: VisionTransformer) -> LoraConfig:
     path = next((folder / name for name in TENSORS if os.path.isfile(folder / name)), folder / TENSORS[0])
     tensors = _translated(read_tensors(path), model.config, path)
     config = _config(settings, tensors, model.config, folder / SETTINGS)
-    with torch.device("meta"):
-        blank = build(model.config)
-        add_lora(blank, config)
-    shapes = {name: tensor.shape for name, tensor in blank.state_dict().items()}
+    with blank():
+        adapted = build(model.config)
+        add_lora(adapted, config)
+    shapes = {name: tensor.shape for name, tensor in adapted.state_dict().items()}
     given = {name.rpartition(".")[0] for name in tensors}
     for name in shapes:
         if name not in tensors and (".lora_" in name or name.rpartition(".")[0] in given):

