@@ -65,7 +65,7 @@ def finetune(
     max_unreadable: Annotated[float, typer.Option(help="Stop if more than this share cannot be read.")] = 0.1,
     tuning: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A training setting, such as mixup=0 or optimizer=sgd."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A training setting, such as optimizer=sgd."),
     ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="A folder for TensorBoard's curves.")] = None,
     batch_size: BatchSize = 32,
