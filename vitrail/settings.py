@@ -209,6 +209,9 @@ class PretrainSettings:
     """How the positions of ``weights`` are taken to another grid; None: as the model says."""
     pool: str | None = None
     """What labels are told from: ``class`` token, ``mean`` of the patches, or ``map``, attention pooling."""
+    dropout: float | None = None
+    drop_path: float | None = None
+    """Noise in the model: of dense layers, and stochastic depth at the last block."""
     epochs: int | None = None
     steps: int | None = None
     """Instead of ``epochs``."""

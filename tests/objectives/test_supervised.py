@@ -117,3 +117,18 @@ def test_patches_are_dropped_of_a_vision_transformer_alone() -> None:
         objective.loss(plain, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), chances(2))
     with pytest.raises(UserError, match="drop_patches"):
         Augmentation(drop_patches=1.0)
+
+
+def test_soft_labels_of_one_class_are_hard_ones() -> None:
+    """Mixing and smoothing included; and between two classes the loss is between theirs."""
+    views, labels = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 1])
+    objective = Supervised(Preprocessing((16, 16)), Augmentation(mixing=1.0), smoothing=0.1)
+    soft = F.one_hot(labels, 3).float()
+    with torch.no_grad():
+        hard_loss, hard = objective.loss(model(), views, labels, chances(6))
+        soft_loss, told = objective.loss(model(), views, soft, chances(6))
+        other_loss, _ = objective.loss(model(), views, soft.roll(1, 1), chances(6))
+        between, _ = objective.loss(model(), views, 0.3 * soft + 0.7 * soft.roll(1, 1), chances(6))
+    torch.testing.assert_close(soft_loss, hard_loss)
+    assert told == hard
+    torch.testing.assert_close(between, 0.3 * soft_loss + 0.7 * other_loss)

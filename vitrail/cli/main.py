@@ -17,6 +17,7 @@ from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.finetune import finetune
 from vitrail.cli.inspect import inspect
+from vitrail.cli.noisy_student import noisy_student
 from vitrail.cli.parity import parity
 from vitrail.cli.predict import predict
 from vitrail.cli.pretrain import pretrain
@@ -46,6 +47,7 @@ for command in (
     parity,
     recipes,
     reproduce,
+    noisy_student,
 ):
     app.command()(command)
 

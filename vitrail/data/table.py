@@ -68,6 +68,44 @@ def read_table(path: Path, labelled: bool = True) -> list[Row]:
     return list(rows.values())
 
 
+class Extra(NamedTuple):
+    """What a row may say besides."""
+
+    shares: tuple[float, ...] = ()
+    """A soft label: a number for each class, in the order of their sorted names; empty: the label alone."""
+    times: int = 1
+    """How often an epoch shows the picture."""
+
+
+def read_extras(path: Path) -> dict[Path, Extra]:
+    """The columns shares (numbers separated by blanks) and times of a CSV that ``read_table`` takes.
+
+    Returns:
+        By the paths that ``read_table`` gives, for rows that say something.
+
+    Raises:
+        UserError: shares do not add up to 1, or times is no number from 1 on.
+    """
+    found: dict[Path, Extra] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+        for cells in reader if {"shares", "times"} & set(reader.fieldnames) else ():
+            try:
+                shares = tuple(map(float, (cells.get("shares") or "").split()))
+                extra = Extra(shares, int(cells.get("times") or 1))
+            except ValueError:
+                extra = Extra(times=0)
+            if extra.times < 1 or (extra.shares and not (abs(sum(extra.shares) - 1) < 0.01 and min(extra.shares) >= 0)):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: shares are numbers from 0 on that add up to 1, separated by "
+                    "blanks, and times is a whole number from 1 on; correct them, or leave the cells empty."
+                )
+            if extra != Extra():
+                found[path.parent / cells["path"].strip()] = extra
+    return found
+
+
 def write_table(rows: Iterable[Row], path: Path) -> None:
     """Write what ``read_table`` reads back, with absolute paths.
 

@@ -37,8 +37,9 @@ class Supervised(Objective[nn.Module]):
     def loss(
         self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Images (B, C, H, W) and labels (B,) -> mean loss, and ``accuracy``: the share whose main label is likeliest.
+        """Images (B, C, H, W) and labels -> mean loss, and ``accuracy``: the share whose main label is likeliest.
 
+        Labels are numbers (B,) or, soft ones, shares of the classes (B, classes).
         Samples 2k and 2k + 1 are partners; the last of an odd batch stays as it is.
         """
         views, own = mixed(views, self.policy, chances)  # (B, C, H, W), (B,)
@@ -48,7 +49,8 @@ class Supervised(Objective[nn.Module]):
         if bool((own < 1.0).any()):
             of_other = F.cross_entropy(logits, other, label_smoothing=self.smoothing, reduction="none")
             losses = losses + (1.0 - own) * of_other
-        right = logits.argmax(dim=-1) == torch.where(own >= 0.5, labels, other)
+        main, others = (one if one.ndim == 1 else one.argmax(dim=-1) for one in (labels, other))
+        right = logits.argmax(dim=-1) == torch.where(own >= 0.5, main, others)
         return losses.mean(), {"accuracy": float(right.float().mean())}
 
     def _logits(self, model: nn.Module, images: Tensor, chances: Sequence[np.random.Generator]) -> Tensor:

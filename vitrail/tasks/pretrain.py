@@ -31,6 +31,8 @@ def pretrain(
     resampling: Resampling | None = None,
     position: str | None = None,
     pool: str | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -60,9 +62,9 @@ def pretrain(
         out: the run folder.
         objective: ``masked-patches``, ``mae``, ``moco``, ``dino`` or ``supervised``.
         resume: a run folder to go on with; all settings are the run's.
-        weights, architecture, layers, width, heads, patch, resolution, resampling, position, pool, epochs, steps,
-        batch_size, learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every, recipe, device,
-        tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
+        weights, architecture, layers, width, heads, patch, resolution, resampling, position, pool, dropout, drop_path,
+        epochs, steps, batch_size, learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every,
+        recipe, device, tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
         dry_run: say what would be done and how long it would take, and write nothing.
         profile: say that and where the time of a step goes, and write a trace of some steps to this file alone.
         quiet: show nothing while working.
@@ -87,6 +89,8 @@ def pretrain(
         "resampling": resampling,
         "position": position,
         "pool": pool,
+        "dropout": dropout,
+        "drop_path": drop_path,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,

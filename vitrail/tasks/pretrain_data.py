@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from vitrail.config import Preprocessing
 from vitrail.data.held import Pictures, fingerprint, hold
 from vitrail.data.sources import open_dataset
-from vitrail.data.table import Row, write_table
+from vitrail.data.table import Row, read_extras, write_table
 from vitrail.data.unlabelled import open_unlabelled
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show, percent
@@ -37,12 +37,15 @@ class Found:
     which: str
     """Which pictures these are, in words."""
     notes: tuple[str, ...] = ()
+    shares: dict[Path, tuple[float, ...]] = field(default_factory=dict)
+    """Soft labels of pictures to train on that have them: a share for each class."""
 
     @property
     def digest(self) -> str:
         """Of names, sizes and labels: whether these are the same pictures as another time."""
-        files = (fingerprint(self.train), self.labels, fingerprint(self.val), self.val_labels, self.classes)
-        return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        files = [fingerprint(self.train), self.labels, fingerprint(self.val), self.val_labels, self.classes]
+        files += [[self.shares.get(path) for path in self.train]] if self.shares else []
+        return hashlib.sha256(repr(tuple(files)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Readable:
 
     train: Pictures
     labels: Tensor
-    """(n,)."""
+    """(n,), or (n, classes) where some are soft."""
     val: Pictures
     val_labels: Tensor
     unreadable: dict[str, str]
@@ -70,7 +73,18 @@ def find(settings: PretrainSettings, labelled: bool) -> Found:
     data = open_dataset(settings.data, settings.val_fraction, settings.seed)
     train, val = ([sample.path for sample in part] for part in (data.train, data.val))
     labels, val_labels = ([sample.label for sample in part] for part in (data.train, data.val))
-    return Found(train, labels, val, val_labels, data.classes, data.split, data.notes)
+    extras = read_extras(Path(settings.data)) if Path(settings.data).is_file() else {}
+    times = [extras[path].times if path in extras else 1 for path in train]
+    train = [path for path, count in zip(train, times, strict=True) for _ in range(count)]
+    labels = [label for label, count in zip(labels, times, strict=True) for _ in range(count)]
+    shares = {path: extra.shares for path, extra in extras.items() if extra.shares}
+    for path, own in shares.items():
+        if len(own) != len(data.classes):
+            raise UserError(
+                f"{path} has {len(own)} shares in {settings.data}, and there are {len(data.classes)} classes: give one "
+                "for each, in the order of their names."
+            )
+    return Found(train, labels, val, val_labels, data.classes, data.split, data.notes, shares)
 
 
 def read(
@@ -117,7 +131,18 @@ def read(
     )
     if known is None and found.classes:
         _check_classes(found.classes, labels.tolist(), len(val))
-    return Readable(train, labels, val, val_labels, unreadable)
+    return Readable(train, _softened(found, labels, failed), val, val_labels, unreadable)
+
+
+def _softened(found: Found, labels: Tensor, failed: Mapping[Path, str]) -> Tensor:
+    """The labels (n,), or, where some are soft, a row of shares for each (n, classes)."""
+    if not found.shares:
+        return labels
+    soft = torch.nn.functional.one_hot(labels, len(found.classes)).float()  # (n, classes)
+    for row, path in enumerate(path for path in found.train if path not in failed):
+        if path in found.shares:
+            soft[row] = torch.tensor(found.shares[path])
+    return soft
 
 
 def write_split(folder: Path, found: Found) -> None:

@@ -131,7 +131,8 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
         asked |= {name: value for name in ("position", "pool") if (value := getattr(settings, name)) is not None}
         if asked:
             raise UserError(f"{settings.weights} says itself what it is: leave out --{min(asked)}.")
-        return start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
+        config = start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
+        return replace(config, encoder=_noisy(config.encoder, settings))
     if settings.architecture is not None:
         config = variant(settings.architecture)
     elif recipe is not None:
@@ -145,11 +146,20 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
     patch = (settings.patch, settings.patch) if settings.patch else config.patch
     return replace(
         config,
-        encoder=encoder,
+        encoder=_noisy(encoder, settings),
         patch=patch,
         image_size=settings.resolution or config.image_size,
         position=config.position if settings.position is None else _position(settings.position),
         head=config.head if settings.pool is None else replace(config.head, parts=(_pool(settings.pool),)),
+    )
+
+
+def _noisy(encoder: EncoderConfig, settings: PretrainSettings) -> EncoderConfig:
+    """With the dropout and the stochastic depth that are asked for."""
+    return replace(
+        encoder,
+        dropout=encoder.dropout if settings.dropout is None else settings.dropout,
+        drop_path=encoder.drop_path if settings.drop_path is None else settings.drop_path,
     )
 
 

@@ -1,0 +1,164 @@
+"""Noisy Student: the labels taken are the paper's; students learn from them; it goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vitrail.data.table import Extra, read_extras
+from vitrail.errors import UserError
+from vitrail.tasks import noisy_student as module
+from vitrail.tasks.noisy_student import PseudoLabels, choose, noisy_student
+from vitrail.tasks.pretrain import pretrain
+
+MODEL: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
+HOW: dict[str, Any] = {**MODEL, "steps": 30, "batch_size": 8, "learning_rate": 1e-2, "checkpoint_every": 10}
+CALM = {"operations": 0, "erase": 0.0, "evaluate_every": 30}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark and light pictures: ``labelled`` and, among them mixed, ``others``."""
+    folder = tmp_path_factory.mktemp("data")
+    chance = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        for number in range(20):
+            place = folder / "labelled" / name if number < 10 else folder / "others"
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{name}-{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    pretrain(data / "labelled", out, objective="supervised", quiet=True, tuning=CALM, **HOW)
+    return out
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_student_learns_from_what_its_teacher_says(data: Path, teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = noisy_student(
+        data / "labelled", data / "others", teacher, out, rounds=2, quiet=True, tuning=CALM,
+        pseudo=PseudoLabels(confidence=0.0), **HOW,
+    )  # fmt: skip
+    rows = _table(out / "round-1" / "pseudo.csv")
+    taken = [row for row in rows if row["shares"]]
+    assert len(taken) == 20
+    assert sum(row["label"] == Path(row["path"]).name.split("-")[0] for row in taken) >= 19
+    assert sum(row["split"] == "val" for row in rows) == 4
+    for row in taken:
+        shares = [float(share) for share in row["shares"].split()]
+        assert sum(shares) == pytest.approx(1, abs=1e-3)
+        assert ["dark", "light"][int(np.argmax(shares))] == row["label"]
+    assert result.folder == out / "round-2" / "student"
+    assert result.pictures == 16 + 20
+    assert result.evaluation is not None
+    assert result.evaluation.top1 >= 0.75
+    before = (result.folder / "model" / "model.safetensors").read_bytes()
+    noisy_student(
+        data / "labelled", data / "others", teacher, out, rounds=2, quiet=True, tuning=CALM,
+        pseudo=PseudoLabels(confidence=0.0), **HOW,
+    )  # fmt: skip
+    assert (result.folder / "model" / "model.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="was begun with seed = 0, not 1"):
+        noisy_student(
+            data / "labelled", data / "others", teacher, out, rounds=2, quiet=True, tuning=CALM, seed=1,
+            pseudo=PseudoLabels(confidence=0.0), **HOW,
+        )  # fmt: skip
+
+
+def test_killed_at_any_place_it_ends_the_same(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(out: Path) -> bytes:
+        result = noisy_student(
+            data / "labelled", data / "others", teacher, out, quiet=True, tuning=CALM,
+            pseudo=PseudoLabels(soft=False, confidence=0.0), **HOW,
+        )  # fmt: skip
+        return (result.folder / "model" / "model.safetensors").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*words: object) -> None:
+        raise Killed
+
+    whole = go(tmp_path / "whole")
+    for name in ("_write_table", "pretrain"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *words, **more: kill())
+            with pytest.raises(Killed):
+                go(tmp_path / "killed")
+    assert go(tmp_path / "killed") == whole
+
+
+@given(st.integers(1, 30), st.integers(2, 4), st.floats(0, 0.9), st.one_of(st.none(), st.integers(1, 9)), st.data())
+def test_what_is_chosen(n: int, classes: int, confidence: float, per_class: int | None, data: st.DataObject) -> None:
+    chance = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    answers = chance.dirichlet(np.full(classes, 0.5), n).astype(np.float32)
+    answers[chance.random(n) < 0.1] = 0.0  # could not be read
+    sure, best = answers.max(axis=1), answers.argmax(axis=1)
+    passing = (sure >= confidence) & (sure > 0)
+    pseudo = PseudoLabels(confidence=confidence, per_class=per_class)
+    if not passing.any():
+        with pytest.raises(UserError, match="lower the confidence"):
+            choose(answers, pseudo, 0)
+        return
+    chosen = choose(answers, pseudo, 0)
+    assert all(passing[chosen])
+    if per_class is None:
+        assert sorted(chosen) == np.flatnonzero(passing).tolist()
+        return
+    for label in range(classes):
+        own = [row for row in chosen if best[row] == label]
+        there = np.flatnonzero(passing & (best == label))
+        assert len(own) == (per_class if there.size else 0)
+        assert len(set(own)) == min(per_class, there.size)
+        left = set(there) - set(own)
+        assert not own or max((sure[row] for row in left), default=0.0) <= min(sure[row] for row in own)
+
+
+def test_wrong_words(data: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="held-out pictures would be trained on"):
+        noisy_student(
+            data / "labelled", data / "labelled", teacher, tmp_path / "a", quiet=True,
+            pseudo=PseudoLabels(confidence=0.0), **HOW,
+        )  # fmt: skip
+    (tmp_path / "other").mkdir()
+    for name in ("dark", "grey"):
+        (tmp_path / "other" / name).symlink_to(data / "labelled" / ("dark" if name == "dark" else "light"))
+    with pytest.raises(UserError, match="'grey' is one that the teacher does not know"):
+        noisy_student(tmp_path / "other", data / "others", teacher, tmp_path / "b", quiet=True, **HOW)
+    with pytest.raises(UserError, match="confidence must lie"):
+        PseudoLabels(confidence=1.0)
+
+
+@pytest.mark.parametrize("cells", ["0.5 0.6,1", "a b,1", "0.5 0.5,0", "-0.5 1.5,1", ",x"])
+def test_extras_that_cannot_be_meant(cells: str, data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,label,shares,times\n{data / 'others' / 'dark-10.png'},dark,{cells}\n")
+    with pytest.raises(UserError, match=r"table\.csv, line 2: shares are numbers"):
+        read_extras(table)
+
+
+def test_extras(data: Path, tmp_path: Path) -> None:
+    one, other = data / "others" / "dark-10.png", data / "others" / "dark-11.png"
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,label,shares,times\n{one},dark,0.25 0.75,\n{other},dark,,1\n")
+    assert read_extras(table) == {one: Extra((0.25, 0.75))}
+    table.write_text(f"path,label\n{one},dark\n")
+    assert read_extras(table) == {}

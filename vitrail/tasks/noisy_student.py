@@ -1,0 +1,222 @@
+"""Noisy Student: a teacher labels unlabelled pictures, and a student learns from all, with noise (1911.04252).
+
+A method with rounds over ordinary supervised runs: each round's student is the next one's teacher. What a round
+needs is written before it is used, and a student's run goes on where it was, so the same call goes on with all.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitrail.atomic import new_file, refuse_existing, refuse_unwritable
+from vitrail.data.batches import batches
+from vitrail.data.order import generator
+from vitrail.data.sources import Dataset, open_dataset
+from vitrail.data.unlabelled import open_unlabelled
+from vitrail.errors import UserError
+from vitrail.record import to_dict
+from vitrail.report.terminal import Show
+from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.pretrain import pretrain
+from vitrail.tasks.pretrain_folder import Pretrained
+from vitrail.weights.store import read_json, write_json
+
+NOISE: dict[str, Any] = {"operations": 2, "magnitude": 0.9, "mixing": 0.0}
+"""RandAugment of the paper's strength (section 3.1: 27 of 30); dropout and stochastic depth are the model's."""
+SETTINGS, TABLE, STUDENT = "noisy-student.json", "pseudo.csv", "student"
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How a teacher's answers become labels."""
+
+    soft: bool = True
+    """Shares of all classes, or the likeliest class alone."""
+    confidence: float = 0.3
+    """Pictures whose likeliest class has less are left out (section 3.1)."""
+    per_class: int | None = None
+    """So many of each class, the most confident; classes with fewer are repeated (section 3.1). None: all there are."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.confidence < 1.0:
+            raise UserError(f"confidence must lie in [0, 1), not {self.confidence}.")
+        if self.per_class is not None and self.per_class < 1:
+            raise UserError(f"per_class must be at least 1, not {self.per_class}.")
+
+
+def noisy_student(
+    data: str | Path,
+    unlabelled: str | Path,
+    teacher: str | Path,
+    out: str | Path,
+    *,
+    rounds: int = 1,
+    pseudo: PseudoLabels | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    quiet: bool = False,
+    tuning: Mapping[str, Any] | None = None,
+    **student: Any,
+) -> Pretrained:
+    """Train students on labelled pictures and on unlabelled ones as their teacher labels them.
+
+    The same call goes on with what was stopped, to the bit.
+
+    Args:
+        data: labelled pictures, as ``finetune`` takes them; those held out judge every student.
+        unlabelled: a folder of pictures.
+        teacher: a model that knows the classes of ``data``.
+        out: the folder; each round has its table of labels and its student's run folder in it.
+        tuning: of training and views; the usual views are noisy (``NOISE``).
+        student: arguments of ``pretrain`` that say the student and how long it is trained; a student should
+            be no smaller than its teacher.
+
+    Returns:
+        What the last student's run gave.
+
+    Raises:
+        UserError: the teacher does not know the classes, no picture passes its confidence, the folder is
+            another's, or a run fails.
+    """
+    if rounds < 1:
+        raise UserError(f"rounds must be at least 1, not {rounds}.")
+    pseudo, folder, show = pseudo or PseudoLabels(), Path(out), Show(quiet)
+    asked = {
+        "data": str(data), "unlabelled": str(unlabelled), "teacher": str(teacher), "pseudo": to_dict(pseudo),
+        "val_fraction": val_fraction, "seed": seed, "student": dict(student), "tuning": dict(tuning or {}),
+    }  # fmt: skip
+    labelled = open_dataset(data, val_fraction, seed)
+    others, _ = open_unlabelled(unlabelled)
+    if not (folder / SETTINGS).is_file():
+        refuse_existing(folder)
+        refuse_unwritable(folder)
+        _check_classes(load(teacher, quiet=True), labelled.classes)
+    _claim(folder, asked)
+    result: Pretrained | None = None
+    for number in range(1, rounds + 1):
+        place = folder / f"round-{number}"
+        if not (place / TABLE).is_file():
+            show.say(f"Round {number}: {teacher} labels {len(others)} pictures.")
+            answers = _answers(load(teacher, quiet=True), labelled.classes, others, show)
+            chosen = choose(answers, pseudo, seed)
+            _say_chosen(show, labelled.classes, answers, chosen)
+            _write_table(place / TABLE, labelled, others, answers, chosen, pseudo.soft)
+        result = pretrain(
+            place / TABLE, place / STUDENT, objective="supervised", seed=seed, quiet=quiet,
+            tuning={**NOISE, **(tuning or {})}, **student,
+        )  # fmt: skip
+        teacher = place / STUDENT
+    assert result is not None
+    return result
+
+
+def choose(answers: np.ndarray, pseudo: PseudoLabels, seed: int) -> list[int]:
+    """Which pictures are learned from, by row; one may stand several times.
+
+    Args:
+        answers: (n, classes) probabilities; a row of zeros was not read.
+
+    Raises:
+        UserError: none is confident enough.
+    """
+    best, sure = answers.argmax(axis=1), answers.max(axis=1)
+    passing = np.flatnonzero(sure >= max(pseudo.confidence, 1e-9))
+    if not passing.size:
+        raise UserError(
+            f"The teacher is nowhere surer than {sure.max():.2f}, and {pseudo.confidence} is asked for: lower the "
+            "confidence, or train the teacher better."
+        )
+    if pseudo.per_class is None:
+        return [int(row) for row in passing]
+    chosen: list[int] = []
+    for label in range(answers.shape[1]):
+        own = passing[best[passing] == label]
+        own = own[np.argsort(-sure[own], kind="stable")][: pseudo.per_class]
+        if not own.size:
+            continue
+        more = generator(seed, "sample", label).integers(own.size, size=pseudo.per_class - own.size)
+        chosen += [int(row) for row in (*own, *own[more])]
+    return chosen
+
+
+def _claim(folder: Path, asked: dict[str, Any]) -> None:
+    """Note what was asked for, or see that it is the same as before.
+
+    Raises:
+        UserError: another thing was asked for in this folder.
+    """
+    path = folder / SETTINGS
+    if path.is_file():
+        before = read_json(path)
+        if differing := sorted(name for name in asked if before.get(name) != asked[name]):
+            name = differing[0]
+            raise UserError(
+                f"{folder} was begun with {name} = {before.get(name)}, not {asked[name]}: say the same, or take "
+                "another folder."
+            )
+        return
+    with new_file(path) as beside:
+        write_json(beside, asked)
+
+
+def _answers(teacher: Classifier, classes: Sequence[str], paths: Sequence[Path], show: Show) -> np.ndarray:
+    """(n, classes) probabilities at the teacher's own temperature; zeros for a picture that cannot be read."""
+    places = [teacher.classes().index(name) for name in classes]
+    found = np.zeros((len(paths), len(classes)), np.float32)
+    with show.progress("Labelling") as advance:
+        for batch in batches(paths, teacher.card.preprocessing, 128):
+            if batch.index:
+                logits = teacher.predictor.logits(batch.images)[1] / teacher.card.temperature  # (B, classes)
+                found[batch.index] = torch.softmax(logits, dim=-1)[:, places].numpy()
+            advance(batch.start + len(batch.paths), len(paths))
+    return found
+
+
+def _check_classes(teacher: Classifier, classes: Sequence[str]) -> None:
+    """Raise UserError when the teacher knows other classes than these."""
+    if set(teacher.classes()) != set(classes):
+        odd = min(set(teacher.classes()) ^ set(classes))
+        where = "the teacher does not know" if odd in classes else "the labelled pictures do not have"
+        raise UserError(f"The class {odd!r} is one that {where}: take a teacher trained on these classes.")
+
+
+def _write_table(
+    path: Path, labelled: Dataset, others: Sequence[Path], answers: np.ndarray, chosen: Iterable[int], soft: bool
+) -> None:
+    """Labelled and chosen pictures as ``pretrain`` takes them.
+
+    Raises:
+        UserError: a picture is both labelled and unlabelled, or the file cannot be written.
+    """
+    names = labelled.classes
+    known = {sample.path.absolute() for sample in (*labelled.train, *labelled.val)}
+    counts: dict[int, int] = {}
+    for row in chosen:
+        counts[row] = counts.get(row, 0) + 1
+    if both := [others[row] for row in counts if others[row].absolute() in known]:
+        raise UserError(
+            f"{both[0]} is among the labelled pictures and among the unlabelled ones ({len(both)} are): take the "
+            "labelled ones out, or held-out pictures would be trained on."
+        )
+    with new_file(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split", "shares", "times"])
+        for part, samples in (("train", labelled.train), ("val", labelled.val)):
+            writer.writerows([sample.path.absolute(), names[sample.label], part, "", 1] for sample in samples)
+        for row, times in counts.items():
+            shares = " ".join(f"{share:.4f}" for share in answers[row] / answers[row].sum()) if soft else ""
+            writer.writerow([others[row].absolute(), names[int(answers[row].argmax())], "train", shares, times])
+
+
+def _say_chosen(show: Show, classes: Sequence[str], answers: np.ndarray, chosen: Sequence[int]) -> None:
+    counts = np.bincount(answers[list(chosen)].argmax(axis=1), minlength=len(classes))
+    show.say(
+        f"{len(set(chosen))} are taken, {len(chosen)} with repetitions: {counts.min()} to {counts.max()} of a class."
+    )
