@@ -36,6 +36,8 @@ Resampling = Literal[
     "bilinear",  # timm from .npz
     "bicubic-antialias",  # timm from a state dict
     "bicubic-offset",  # the original DINO and DINOv2: a scale factor with +0.1 on the size
+    "zeros-raster",  # none: the vectors in raster order, cut, or zeros after them (what article 5.1 advises against)
+    "zeros-corner",  # none: each vector stays in its row and column; cut, or zeros beyond
 ]
 
 Role = Literal["q", "k", "v", "out", "fc1", "fc2"]

@@ -203,6 +203,12 @@ class PretrainSettings:
     patch: int | None = None
     resolution: Size | None = None
     """Height and width in pixels."""
+    position: str | None = None
+    """How tokens know where they stand: a kind, ``relative-2d``, or a kind and its place, ``learned-1d:shared``."""
+    resampling: Resampling | None = None
+    """How the positions of ``weights`` are taken to another grid; None: as the model says."""
+    pool: str | None = None
+    """What labels are told from: ``class`` token, ``mean`` of the patches, or ``map``, attention pooling."""
     epochs: int | None = None
     steps: int | None = None
     """Instead of ``epochs``."""

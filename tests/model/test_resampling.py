@@ -25,6 +25,8 @@ from vitrail.model.position import paired, resample_grid
 WIDTH = 8
 TO = [(5, 5), (24, 24), (16, 16), (10, 21), (1, 3), (14, 13)]
 
+INTERPOLATED = tuple(how for how in get_args(Resampling) if not how.startswith("zeros"))
+
 
 def _table(grid: Size, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*grid, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
@@ -102,7 +104,7 @@ def test_bicubic_offset_is_dinos(new: Size) -> None:
 @given(
     old=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     new=st.tuples(st.integers(1, 80), st.integers(1, 80)),
-    how=st.sampled_from(get_args(Resampling)),
+    how=st.sampled_from(INTERPOLATED),
 )
 def test_the_grid_asked_for_is_the_grid_that_comes(old: Size, new: Size, how: Resampling) -> None:
     resampled = resample_grid(torch.ones(*old, 2), new, how)
@@ -145,13 +147,26 @@ def test_the_ways_differ() -> None:
     assert float((one("bicubic") - one("bicubic-corner")).norm() / one("bicubic").norm()) > 0.07
 
 
-@pytest.mark.parametrize("how", get_args(Resampling))
+@pytest.mark.parametrize("how", INTERPOLATED)
 @pytest.mark.parametrize("new", [(10, 1), (4, 1), (1, 1), (1, 10)])
 def test_one_column_is_as_good_as_one_row(how: Resampling, new: Size) -> None:
     """PyTorch's antialiased interpolation is wrong where the result is one column wide."""
     table = _table((6, 9))
     sideways = resample_grid(table.transpose(0, 1).contiguous(), (new[1], new[0]), how).transpose(0, 1)
     torch.testing.assert_close(resample_grid(table, new, how), sideways, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("new", [(9, 4), (3, 8), (8, 11), (2, 2)])
+def test_zeros_are_filled_in(new: Size) -> None:
+    """What article 5.1 advises against: vectors where they were, in raster order or in rows and columns; else zeros."""
+    table = _table((4, 7))
+    raster, corner = (resample_grid(table, new, how) for how in ("zeros-raster", "zeros-corner"))
+    for place in range(new[0] * new[1]):
+        row, column = divmod(place, new[1])
+        expected = table[divmod(place, 7)] if place < 28 else torch.zeros(table.shape[-1])
+        assert (raster[row, column] == expected).all()
+        expected = table[row, column] if row < 4 and column < 7 else torch.zeros(table.shape[-1])
+        assert (corner[row, column] == expected).all()
 
 
 # --- each scheme in its own way ---
@@ -163,7 +178,7 @@ def _scheme(grid: Size, **fields: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
     return config, {name: torch.randn_like(tensor) for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize("how", get_args(Resampling))
+@pytest.mark.parametrize("how", INTERPOLATED)
 def test_two_tables_resampled_are_their_pairs_resampled(how: Resampling) -> None:
     """Every way is separable, so rows and columns apart give what the whole grid of their pairs would."""
     old, tensors = _scheme((6, 9), kind="learned-2d", resampling=how)

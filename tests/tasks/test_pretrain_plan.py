@@ -112,6 +112,23 @@ def test_sizes() -> None:
         assert found.encoder == SMALL.encoder
 
 
+def test_positions_and_pooling() -> None:
+    def of(**asked: Any) -> ViTConfig:
+        return architecture_of(PretrainSettings("x", "supervised", **asked), None, None, 500)
+
+    assert of(position="relative-2d").position.kind == "relative-2d"
+    shared = of(position="sinusoidal-1d:shared", pool="mean")
+    assert (shared.position.kind, shared.position.place, shared.head.parts) == ("sinusoidal-1d", "shared", ("mean",))
+    for asked, sentence in (
+        ({"position": "rope"}, "the nearest is rope-2d"),
+        ({"position": "learned-1d:stems"}, "the nearest is stem"),
+        ({"position": "none:shared"}, "are not added to tokens"),
+        ({"pool": "average"}, "There is no pooling 'average'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            of(**asked)
+
+
 def test_arguments_of_a_narrow_model_are_narrower_and_of_a_wide_one_the_paper_s() -> None:
     wide = variant("ViT-B/16")
     expected = {"hidden": 0.75, "layers": 8, "width": 512, "heads": 16, "normalised": True}

@@ -29,7 +29,7 @@ def finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan, memory and measured time alone.")] = False,
     profile: Annotated[
         Path | None,
-        typer.Option(metavar="TRACE", help="That and where a step's time goes; write a trace of it (Perfetto)."),
+        typer.Option(metavar="TRACE", help="That, and where a step's time goes; its trace."),
     ] = None,
     weights: Annotated[
         str,
@@ -57,7 +57,7 @@ def finetune(
     resampling: Annotated[
         Resampling,
         typer.Option(
-            metavar="WAY", help=f"How positions are taken to another grid: {', '.join(get_args(Resampling))}."
+            metavar="WAY", help=f"How positions are taken to another grid: {', '.join(get_args(Resampling)[:6])}."
         ),
     ] = "bicubic-corner",
     val_fraction: Annotated[float, typer.Option(help="Share of each class held out, if not yet split.")] = 0.2,

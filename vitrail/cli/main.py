@@ -22,6 +22,7 @@ from vitrail.cli.predict import predict
 from vitrail.cli.pretrain import pretrain
 from vitrail.cli.recipes import recipes
 from vitrail.cli.report import report
+from vitrail.cli.reproduce import reproduce
 from vitrail.cli.show import show
 from vitrail.errors import UserError
 
@@ -32,7 +33,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (finetune, pretrain, evaluate, predict, embed, inspect, report, convert, show, parity, recipes):
+for command in (
+    finetune,
+    pretrain,
+    evaluate,
+    predict,
+    embed,
+    inspect,
+    report,
+    convert,
+    show,
+    parity,
+    recipes,
+    reproduce,
+):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrail.cli.options import Device, Json, Quiet, assignments, print_json
+from vitrail.config import Resampling
 from vitrail.settings import OBJECTIVES
 
 
@@ -40,6 +41,16 @@ def pretrain(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a patch.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Pixels, 224 or 224x168 (height x width).")] = None,
+    resampling: Annotated[
+        Resampling | None, typer.Option(metavar="WAY", help="How the positions of --weights go to another resolution.")
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="none, learned-1d, relative-2d, rope-2d, ...; with a place, learned-1d:shared."
+        ),
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="What labels are told from: class, mean or map.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often each picture is trained on.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step.")] = None,
@@ -98,6 +109,9 @@ def pretrain(
         heads=heads,
         patch=patch,
         resolution=resolution,
+        resampling=resampling,
+        position=position,
+        pool=pool,
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,

@@ -222,6 +222,8 @@ def resample_grid(table: Tensor, grid: Size, how: Resampling) -> Tensor:
     """
     if table.shape[:2] == grid:
         return table
+    if how in ("zeros-raster", "zeros-corner"):
+        return _filled(table, grid, raster=how == "zeros-raster")
     mode, _, variant = how.partition("-")
     image = table.permute(2, 0, 1)[None].to(torch.promote_types(table.dtype, torch.float32))  # (1, D, h, w)
     if variant == "offset":
@@ -233,6 +235,18 @@ def resample_grid(table: Tensor, grid: Size, how: Resampling) -> Tensor:
     else:
         image = F.interpolate(image, size=grid, mode=mode, align_corners=variant == "corner")
     return image[0].permute(1, 2, 0).contiguous().to(table.dtype)
+
+
+def _filled(table: Tensor, grid: Size, raster: bool) -> Tensor:
+    """A table (h, w, D) cut to ``grid``, or zeros beyond it: in raster order, or in its rows and columns."""
+    result = table.new_zeros(*grid, table.shape[-1])  # (h', w', D)
+    if raster:
+        kept = min(table.shape[0] * table.shape[1], grid[0] * grid[1])
+        result.view(-1, table.shape[-1])[:kept] = table.flatten(0, 1)[:kept]
+    else:
+        rows, columns = (min(old, new) for old, new in zip(table.shape[:2], grid, strict=True))
+        result[:rows, :columns] = table[:rows, :columns]
+    return result
 
 
 def antialiased(image: Tensor, size: Size) -> Tensor:

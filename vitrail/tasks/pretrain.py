@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import Size, parse_size
+from vitrail.config import Resampling, Size, parse_size
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
 from vitrail.settings import FREE, PretrainSettings
@@ -28,6 +28,9 @@ def pretrain(
     heads: int | None = None,
     patch: int | None = None,
     resolution: int | str | Size | None = None,
+    resampling: Resampling | None = None,
+    position: str | None = None,
+    pool: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -57,8 +60,8 @@ def pretrain(
         out: the run folder.
         objective: ``masked-patches``, ``mae``, ``moco``, ``dino`` or ``supervised``.
         resume: a run folder to go on with; all settings are the run's.
-        weights, architecture, layers, width, heads, patch, resolution, epochs, steps, batch_size,
-        learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every, recipe, device,
+        weights, architecture, layers, width, heads, patch, resolution, resampling, position, pool, epochs, steps,
+        batch_size, learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every, recipe, device,
         tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
         dry_run: say what would be done and how long it would take, and write nothing.
         profile: say that and where the time of a step goes, and write a trace of some steps to this file alone.
@@ -81,6 +84,9 @@ def pretrain(
         "heads": heads,
         "patch": patch,
         "resolution": None if resolution is None else parse_size(resolution),
+        "resampling": resampling,
+        "position": position,
+        "pool": pool,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,

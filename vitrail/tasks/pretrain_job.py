@@ -164,6 +164,7 @@ def _start(show: Show, settings: PretrainSettings, classes: tuple[str, ...]) -> 
         loaded = load_weights(
             settings.weights,
             image_size=settings.resolution,
+            resampling=settings.resampling,
             architecture=settings.architecture,
             classes=classes,
             progress=progress,

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vitrail.config import (
     IMAGENET_MEAN,
@@ -14,9 +14,14 @@ from vitrail.config import (
     EncoderConfig,
     HeadConfig,
     ModelCard,
+    Part,
+    Place,
+    PositionConfig,
+    PositionKind,
     Preprocessing,
     Size,
     ViTConfig,
+    suggestion,
     variant,
 )
 from vitrail.data.distort import Distortion
@@ -123,6 +128,7 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
     sizes = {name: getattr(settings, name) for name in ("layers", "width", "heads", "patch")}
     asked = {name: value for name, value in sizes.items() if value is not None}
     if start is not None:
+        asked |= {name: value for name in ("position", "pool") if (value := getattr(settings, name)) is not None}
         if asked:
             raise UserError(f"{settings.weights} says itself what it is: leave out --{min(asked)}.")
         return start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
@@ -137,7 +143,37 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
         encoder = _widened(encoder, settings.width, settings.heads)
     encoder = replace(encoder, layers=settings.layers or encoder.layers, heads=settings.heads or encoder.heads)
     patch = (settings.patch, settings.patch) if settings.patch else config.patch
-    return replace(config, encoder=encoder, patch=patch, image_size=settings.resolution or config.image_size)
+    return replace(
+        config,
+        encoder=encoder,
+        patch=patch,
+        image_size=settings.resolution or config.image_size,
+        position=config.position if settings.position is None else _position(settings.position),
+        head=config.head if settings.pool is None else replace(config.head, parts=(_pool(settings.pool),)),
+    )
+
+
+def _position(text: str) -> PositionConfig:
+    """``KIND`` or ``KIND:PLACE``."""
+    kind, _, place = text.partition(":")
+    return PositionConfig(one_of(kind, PositionKind, "position"), place=one_of(place or "stem", Place, "place"))
+
+
+def _pool(text: str) -> Part:
+    pool: Part = one_of(text, Literal["class", "mean", "map"], "pooling")
+    return pool
+
+
+def one_of(text: str, words: Any, what: str) -> Any:
+    """A word of a ``Literal``.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    known = get_args(words)
+    if text not in known:
+        raise UserError(f"There is no {what} {text!r}{suggestion(text, known)}.")
+    return text
 
 
 def _widened(encoder: EncoderConfig, width: int, heads: int | None) -> EncoderConfig:

@@ -1,0 +1,196 @@
+"""Runs are made once, named by all that decides them, and gone on with; what they say is what was computed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrail.errors import UserError
+from vitrail.experiments import index, lab, masking, scale
+from vitrail.experiments.lab import Lab
+from vitrail.experiments.run import Photos, Result, Run, order, packed, write_table
+from vitrail.experiments.scale import Scale
+from vitrail.report.terminal import Show
+
+MODEL = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
+SETTINGS: dict[str, Any] = {
+    **MODEL,
+    "objective": "supervised",
+    "steps": 4,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "tuning": {"evaluate_every": 4, "checkpoint_every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, dark and light: 20 to learn from and 10 to be judged by."""
+    folder = tmp_path_factory.mktemp("data") / "shades"
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 10)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+def _lab(folder: Path, data: Path) -> Lab:
+    return Lab(folder, data.parent, Show(quiet=True))
+
+
+def _run(**settings: Any) -> Run:
+    return Run(Photos("shades", 8), {**SETTINGS, **settings})
+
+
+def test_a_run_is_named_by_all_that_decides_it() -> None:
+    run = _run()
+    others = [
+        run.but(steps=5),
+        run.but(seed=1),
+        run.but(position="none"),
+        Run(Photos("shades", 9), SETTINGS),
+        Run(Photos("shades", 8, shuffled=True), SETTINGS),
+        Run(Photos("shades", 8), SETTINGS, start=run),
+        Run(Photos("shades", 8), SETTINGS, start=run.but(seed=1)),
+    ]
+    keys = {one.key for one in (run, *others)}
+    assert len(keys) == 8
+    assert _run().key == run.key
+    assert _run(tuning=dict(reversed(SETTINGS["tuning"].items()))).key == run.key
+
+
+def test_fewer_pictures_are_among_more_and_none_is_searched_by(data: Path, tmp_path: Path) -> None:
+    tables = []
+    for per_class in (3, 8, None):
+        write_table(Photos("shades", per_class), data, tmp_path / "split.csv", tmp_path / "table.csv")
+        rows = [line.rsplit(",", 2) for line in (tmp_path / "table.csv").read_text().splitlines()[1:]]
+        tables.append({part: {path for path, _, own in rows if own == part} for part in ("train", "val")})
+    few, more, every = tables
+    assert len(few["train"]) == 6
+    assert few["train"] < more["train"] < every["train"]
+    assert few["val"] == every["val"]
+    assert not every["train"] & every["val"]
+    assert len(every["train"]) + len(every["val"]) == 40
+    with pytest.raises(UserError, match="fewer than the 19"):
+        write_table(Photos("shades", 19), data, tmp_path / "split.csv", tmp_path / "table.csv")
+
+
+def test_a_list_that_no_longer_fits_is_named(data: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    order(data, split)
+    split.write_text(split.read_text().replace("dark/3.png", "dark/gone.png"))
+    with pytest.raises(UserError, match=r"lists train/dark/gone\.png"):
+        order(data, split)
+
+
+def test_a_result_says_what_was_computed(data: Path, tmp_path: Path) -> None:
+    there = _lab(tmp_path, data)
+    result = there.result(_run(steps=40, tuning={"evaluate_every": 40}))
+    assert result.test_images == len(result.right) == 20
+    assert result.test_accuracy == result.right.mean()
+    assert result.test_accuracy > 0.9  # dark and light are told apart
+    assert result.seen == 40 * 8
+    assert result.search_accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert there.result(_run(steps=40, tuning={"evaluate_every": 40})) == result
+
+
+def test_shuffled_labels_teach_nothing(data: Path, tmp_path: Path) -> None:
+    """With half of each class called the other, no better than the better half of guesses."""
+    write_table(Photos("shades", 8, shuffled=True), data, tmp_path / "split.csv", tmp_path / "table.csv")
+    rows = [line.rsplit(",", 2) for line in (tmp_path / "table.csv").read_text().splitlines()[1:]]
+    own = [Path(path).parent.name == label for path, label, part in rows if part == "train"]
+    assert sum(label == "dark" for _, label, part in rows if part == "train") == 8
+    assert 4 <= sum(own) <= 12
+    assert all(Path(path).parent.name == label for path, label, part in rows if part == "val")
+
+
+def test_only_what_is_missing_is_made(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _lab(tmp_path, data)
+    made: list[str] = []
+    usual = lab.make
+
+    def follow(run: Run, folder: Path, data: Path) -> float:
+        made.append(run.key)
+        return usual(run, folder, data)
+
+    monkeypatch.setattr(lab, "make", follow)
+    pretraining = Run(Photos("shades", labels=False), {**MODEL, "objective": "mae", "steps": 2, "batch_size": 8})
+    tuned = {name: value for name, value in SETTINGS.items() if name not in MODEL}
+    runs = [_run(), Run(Photos("shades", 8), tuned, start=pretraining), _run().but(seed=1)]
+    there.results(runs)
+    assert made == [pretraining.key, *[run.key for run in runs]]
+    made.clear()
+    there.results(runs)
+    assert made == []
+    later = Run(Photos("shades", 8), {**tuned, "steps": 5}, start=pretraining)
+    there.results([*runs, later])
+    assert made == [later.key]
+    cell = tmp_path / "cells" / f"{runs[0].key}.json"
+    assert json.loads(cell.read_text())["run"]["seed"] == 0
+    cell.write_text("{")
+    with pytest.raises(UserError, match="remove it, and it is made again"):
+        there.result(runs[0])
+
+
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    there = _lab(tmp_path / "killed", data)
+    usual = lab.classify
+
+    def stop(*words: Any) -> np.ndarray:
+        raise Killed
+
+    monkeypatch.setattr(lab, "classify", stop)
+    with pytest.raises(Killed):
+        there.result(_run())
+    assert not list((tmp_path / "killed" / "cells").glob("*.json"))
+    monkeypatch.setattr(lab, "classify", usual)
+    before = os.stat(tmp_path / "killed" / "runs" / _run().key / "model" / "model.safetensors").st_mtime_ns
+    result = there.result(_run())
+    after = os.stat(tmp_path / "killed" / "runs" / _run().key / "model" / "model.safetensors").st_mtime_ns
+    assert before == after
+    assert result.correct == _lab(tmp_path / "whole", data).result(_run()).correct
+
+
+def test_bits_come_back() -> None:
+    right = np.random.default_rng(0).random(13) < 0.5
+    made = Result({}, 0.0, 0.0, 0, 0.0, 0, 0, test_images=13, correct=packed(right))
+    assert (made.right == right).all()
+
+
+@pytest.mark.parametrize("name", sorted(index.EXPERIMENTS))
+def test_an_experiment_from_words_to_a_section(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Scale(MODEL, 4, 8, 1e-2, seeds=(0, 1))
+    monkeypatch.setitem(scale.SCALES, "small", toy)
+    monkeypatch.setattr(masking, "PER_CLASS", 8)
+    page = tmp_path / "docs" / "evidence.md"
+    found = index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
+    assert {result.run["seed"] for result in found.results} == {0, 1}
+    assert all(len(row) == len(found.header) for row in found.rows)
+    text = page.read_text()
+    assert text.count(f"## {found.title}") == 1
+    assert f"../out/{name}.png" in text
+    assert f"`vitrail reproduce {name} --data shades --scale small`" in text
+    assert (tmp_path / "out" / f"{name}.png").is_file()
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
+    assert page.read_text() == text
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+
+
+def test_an_unknown_experiment_is_told_the_nearest(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the nearest is position-embeddings"):
+        index.reproduce("position-embedding", data, tmp_path / "out")

@@ -1,0 +1,33 @@
+"""``vitrail reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vitrail.cli.options import Quiet
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="An experiment: position-embeddings.")],
+    data: Annotated[Path, typer.Option(help="A folder of {train,test}/<class>/.")],
+    out: Annotated[Path, typer.Option(help="The folder of results; finished runs in it are not made again.")] = Path(
+        "evidence"
+    ),
+    scale: Annotated[
+        Literal["small", "medium", "paper"],
+        typer.Option(help="How large: for two cores, an accelerator, as published."),
+    ] = "small",
+    page: Annotated[Path | None, typer.Option(help="A page whose section on it is written too.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs made at a time.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Make one of the article's experiments: a grid of runs, a table, a figure, a verdict."""
+    from vitrail.experiments import index
+
+    found = index.reproduce(name, data, out, scale, page, processes, quiet)
+    if quiet:
+        for verdict in found.verdicts:
+            print(f"{verdict.claim}: {verdict.word}")

@@ -1,0 +1,81 @@
+"""What an experiment found, as a section of a page: claim, margins, table, figure, verdicts, and how to repeat it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail.atomic import new_file
+from vitrail.experiments.run import Result
+from vitrail.experiments.verdict import Word
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and what the runs say of it."""
+
+    claim: str
+    word: Word
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is said of an experiment."""
+
+    name: str
+    title: str
+    source: str
+    """Where the claim stands."""
+    margins: str
+    """What was written down before the runs: what is compared, and what counts as a difference."""
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    verdicts: Sequence[Verdict]
+    draw: Callable[[], Any]
+    """A matplotlib figure."""
+    command: str
+    results: Sequence[Result]
+
+    @property
+    def cost(self) -> str:
+        """Runs, minutes and seeds."""
+        minutes = sum(result.minutes for result in {str(result.run): result for result in self.results}.values())
+        seeds = len({result.run["seed"] for result in self.results})
+        return f"{len(self.results)} runs, {minutes:.0f} minutes of training here, {seeds} seeds"
+
+    def markdown(self, figure: str) -> str:
+        """The section; ``figure`` is the picture's address."""
+        lines = [f"## {self.title}", "", f"*{self.source}* {self.margins}", ""]
+        lines += [_row(self.header), _row(["---"] * len(self.header)), *map(_row, self.rows), ""]
+        lines += [f"![{self.title}]({figure})", ""]
+        lines += [f"- {verdict.claim}: **{verdict.word}** ({verdict.numbers})." for verdict in self.verdicts]
+        lines += ["", f"`{self.command}`: {self.cost}."]
+        return "\n".join(lines)
+
+
+def accuracies(results: Mapping[str, Sequence[Result]]) -> dict[str, list[float]]:
+    """On the test pictures, for each label, a seed after the other."""
+    return {label: [result.accuracy for result in own] for label, own in results.items()}
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Put a section between its marks in a page, at the end if it has none yet.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    before = page.read_text(encoding="utf-8") if page.is_file() else "# Evidence\n"
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
+    section = f"{first}\n{text}\n{last}"
+    after = pattern.sub(lambda _: section, before) if pattern.search(before) else f"{before.rstrip()}\n\n{section}\n"
+    with new_file(page) as beside:
+        beside.write_text(after, encoding="utf-8")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,46 @@
+"""Class token or mean of the patches, each at its own learning rate (ViT appendix D.3, figure 9)."""
+
+from __future__ import annotations
+
+from vitrail.experiments.figure import rows_of_seeds
+from vitrail.experiments.findings import Findings, Verdict, accuracies
+from vitrail.experiments.lab import Lab
+from vitrail.experiments.run import Photos, Run
+from vitrail.experiments.scale import SCALES, ScaleName
+from vitrail.experiments.verdict import difference, over_seeds, within
+
+RATES, MARGIN = (3e-4, 1e-3, 3e-3), 0.01
+POOLS = {"class token": "class", "mean of the patches": "mean"}
+
+
+def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
+    """Search the rate once for each head, then train with it."""
+    usual = SCALES[scale]
+    best = {
+        label: lab.searched(Run(Photos(data), {**usual.settings(), "pool": pool}), RATES)
+        for label, pool in POOLS.items()
+    }
+    results = lab.table({label: [one.but(seed=seed) for seed in usual.seeds] for label, one in best.items()})
+    accuracy = accuracies(results)
+    gap = difference(accuracy["class token"], accuracy["mean of the patches"])
+    return Findings(
+        name="head",
+        title="Class token or mean",
+        source="Article 4; ViT appendix D.3.",
+        margins=(
+            f"On {data}, the rate of each searched among {', '.join(f'{rate:g}' for rate in RATES)} on other pictures "
+            f"with one seed. Written down before: they tie if they are within {100 * MARGIN:.0f} point (95 % t "
+            "interval over seeds)."
+        ),
+        header=["head", "learning rate", "test accuracy, %"],
+        rows=[
+            [label, f"{best[label].settings['learning_rate']:g}", over_seeds(values).percent()]
+            for label, values in accuracy.items()
+        ],
+        verdicts=[
+            Verdict("Both do as well, each at its own rate", within(gap, MARGIN), f"class less mean: {gap.points()}")
+        ],
+        draw=lambda: rows_of_seeds("Class token or mean", accuracy),
+        command=command,
+        results=[result for own in results.values() for result in own],
+    )

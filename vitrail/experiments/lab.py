@@ -1,0 +1,176 @@
+"""Where an experiment's runs are made: each once, its result a small file, its weights a run folder that may go."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from vitrail.atomic import new_file
+from vitrail.cost import flops, parameters
+from vitrail.data.sources import open_labelled
+from vitrail.errors import UserError
+from vitrail.experiments.run import Result, Run, packed, test_folder, write_table
+from vitrail.record import from_dict, to_dict
+from vitrail.report.terminal import Show, duration
+from vitrail.tasks.classifier import load
+from vitrail.tasks.fitting import classify
+from vitrail.tasks.pretrain import pretrain
+
+CELLS, RUNS, SPLITS = "cells", "runs", "splits"
+Label = TypeVar("Label", bound=Hashable)
+POINTS = 100
+"""Of a loss curve that is kept."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A folder of results, and the pictures they come from."""
+
+    folder: Path
+    """Holds ``cells/`` (a result a run), ``splits/`` (lists of pictures) and ``runs/`` (weights, logs, checkpoints)."""
+    data: Path
+    """Holds the folders that runs name."""
+    show: Show
+    processes: int = 1
+    """Runs made at a time; each takes its share of the processors."""
+
+    def result(self, run: Run) -> Result:
+        """``results`` of one."""
+        return self.results([run])[0]
+
+    def results(self, runs: Sequence[Run]) -> list[Result]:
+        """The results, from files where they are there, made where not: first what others start from.
+
+        Raises:
+            UserError: a run cannot be made.
+        """
+        missing = {run.key: run for run in runs if not self._cell(run).is_file()}
+        if missing:
+            self.results([run.start for run in missing.values() if run.start is not None])
+            self._make(list(missing.values()))
+        return [from_dict(Result, _read(self._cell(run)), str(self._cell(run))) for run in runs]
+
+    def table(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[Result]]:
+        """The results of several runs for each label, in one go."""
+        found = iter(self.results([run for own in runs.values() for run in own]))
+        return {label: [next(found) for _ in own] for label, own in runs.items()}
+
+    def searched(self, run: Run, rates: Sequence[float]) -> Run:
+        """The run with the learning rate that does best on the pictures that settings are searched by."""
+        tried = [run.but(learning_rate=rate) for rate in rates]
+        scores = [result.search_accuracy or 0.0 for result in self.results(tried)]
+        return max(zip(scores, tried, strict=True), key=lambda pair: pair[0])[1]
+
+    def _cell(self, run: Run) -> Path:
+        return self.folder / CELLS / f"{run.key}.json"
+
+    def _make(self, runs: Sequence[Run]) -> None:
+        for done, (run, seconds) in enumerate(self._each(runs), 1):
+            self.show.say(f"{done} of {len(runs)}: {run.key} took {duration(seconds)}.")
+
+    def _each(self, runs: Sequence[Run]) -> Iterable[tuple[Run, float]]:
+        jobs = [(run, self.folder, self.data) for run in runs]
+        if self.processes == 1 or len(runs) == 1:
+            for job in jobs:
+                yield job[0], make(*job)
+            return
+        threads = max(1, (os.cpu_count() or 1) // self.processes)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.processes, context, torch.set_num_threads, (threads,)) as pool:
+            waiting = {pool.submit(make, *job): job[0] for job in jobs}
+            try:
+                for future in as_completed(waiting):
+                    yield waiting[future], future.result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def make(run: Run, folder: Path, data: Path) -> float:
+    """Train, judge, and write the cell; a run that was stopped is gone on with. Returns seconds.
+
+    Raises:
+        UserError: the pictures are not there, or training fails.
+    """
+    start = time.perf_counter()
+    trained = trained_folder(run, folder, data)
+    curve = _curve(trained)
+    loaded = load(trained, quiet=True)
+    config = loaded.card.architecture
+    judged: dict[str, Any] = {}
+    if run.photos.labels:
+        held = [json.loads(line) for line in (trained / "training" / "metrics.jsonl").read_text().splitlines()]
+        root = data / run.photos.data
+        samples = sorted(open_labelled(test_folder(root), loaded.classes()), key=lambda sample: sample.path.as_posix())
+        logits = classify(loaded.predictor, loaded.card.preprocessing, samples, 256)
+        right = logits.argmax(axis=1) == np.array([sample.label for sample in samples])
+        judged = {
+            "search_accuracy": [line["score"] for line in held if "score" in line][-1],
+            "test_accuracy": float(right.mean()),
+            "test_images": len(samples),
+            "correct": packed(right),
+        }
+    result = Result(
+        run=to_dict(run),
+        minutes=_minutes(trained),
+        loss=curve[-1][1],
+        parameters=parameters(config),
+        flops=float(flops(config)),
+        tokens=config.sequence,
+        seen=int(curve[-1][0]) * int(run.settings["batch_size"]),
+        curve=curve,
+        **judged,
+    )
+    with new_file(folder / CELLS / f"{run.key}.json") as beside:
+        beside.write_text(json.dumps(to_dict(result)) + "\n", encoding="utf-8")
+    return time.perf_counter() - start
+
+
+def trained_folder(run: Run, folder: Path, data: Path) -> Path:
+    """The run folder with its model, trained again if it is gone."""
+    out = folder / RUNS / run.key
+    if (out / "model").is_dir():
+        return out
+    if "batch_size" not in run.settings or "steps" not in run.settings:
+        raise UserError("A run of an experiment says its steps and its batch_size.")
+    weights = None if run.start is None else trained_folder(run.start, folder, data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = folder / RUNS / f"{run.key}.csv"
+    root = (data / run.photos.data).absolute()
+    write_table(run.photos, root, folder / SPLITS / f"{run.photos.data}.csv", table)
+    pretrain(table, out, weights=weights, seed=run.seed, quiet=True, **run.settings)
+    return out
+
+
+def _curve(trained: Path) -> list[list[float]]:
+    """Steps and mean losses, ``POINTS`` of them at most."""
+    lines = [json.loads(line) for line in (trained / "training" / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    every = -(-len(losses) // POINTS)
+    pieces = [losses[at : at + every] for at in range(0, len(losses), every)]
+    return [[float(piece[-1][0]), statistics.mean(loss for _, loss in piece)] for piece in pieces]
+
+
+def _minutes(trained: Path) -> float:
+    """Of its training steps."""
+    lines = (trained / "training" / "timing.jsonl").read_text().splitlines()
+    return sum(float(json.loads(line).get("seconds", 0.0)) for line in lines) / 60
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it, and it is made again.") from None
+    return found

@@ -1,0 +1,65 @@
+"""What runs say of a claim: holds, does not, or undecided; margins are written down before the runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+Word = Literal["holds", "does not hold", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def points(self) -> str:
+        """``+1.2 (+0.3 to +2.1)``, in percentage points."""
+        return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+    def percent(self) -> str:
+        """``71.2 ± 0.4``."""
+        return f"{100 * self.mean:.1f} ± {100 * (self.high - self.mean):.1f}"
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean over seeds with Student's t interval; one seed says nothing of its spread."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Of runs that share their seeds, pair by pair."""
+    return over_seeds([one - other for one, other in zip(ours, theirs, strict=True)])
+
+
+def above(estimate: Estimate, margin: float = 0.0) -> Word:
+    """The claim that a quantity is more than ``margin``."""
+    if estimate.low > margin:
+        return "holds"
+    return "does not hold" if estimate.high < margin else "undecided"
+
+
+def within(estimate: Estimate, margin: float) -> Word:
+    """The claim that a quantity is nearer to zero than ``margin``."""
+    if -margin < estimate.low and estimate.high < margin:
+        return "holds"
+    return "does not hold" if estimate.low > margin or estimate.high < -margin else "undecided"
+
+
+def together(words: Sequence[Word]) -> Word:
+    """The claim that all of them hold."""
+    if "does not hold" in words:
+        return "does not hold"
+    return "undecided" if "undecided" in words else "holds"
