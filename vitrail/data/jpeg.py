@@ -12,8 +12,8 @@ from PIL import Image
 
 MARGIN = 2.5
 """How many times the pixels a side that are needed must be left. The resized picture then differs from that of the
-whole one by 0.2 to 0.9 levels of 255 in the mean, less than if a single column of the photo were cut off first. At
-twice it is up to 1.4; three times would leave a photo of 12 megapixels at a half instead of a quarter."""
+whole one by about half a level of 255 in the mean, as if one column of the photo had been cut off first. Twice as many
+would do for 0.8; three times as many would leave a photo of 12 megapixels at a half instead of a quarter."""
 
 _BLOCKS = frozenset({0xC0, 0xC1, 0xC2})
 """Start of a baseline, extended sequential or progressive frame (ITU-T T.81, table B.1)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +66,11 @@ def _standardised(image: Image.Image, how: Preprocessing, out: np.ndarray | None
     pixels = np.asarray(image).transpose(2, 0, 1)  # (C, H, W)
     if out is None:
         out = np.empty(pixels.shape, np.float32)
-    means, stds = (np.broadcast_to(np.array(values, np.float32), len(out)) for values in (how.mean, how.std))
-    for plane, channel, mean, std in zip(pixels, out, means, stds, strict=True):  # (H, W)
+    moments = cycle(zip(how.mean, how.std, strict=True))  # one of each may stand for every channel
+    for plane, channel, (mean, std) in zip(pixels, out, moments, strict=False):  # (H, W)
         np.divide(plane, 255, out=channel, dtype=np.float32)
-        channel -= mean
-        channel /= std
+        channel -= np.float32(mean)
+        channel /= np.float32(std)
     return torch.from_numpy(out)
 
 
