@@ -22,7 +22,9 @@ from vitrail.config import (
     ViTConfig,
     variant,
 )
+from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.runtime.merging import Merged
 
 TOY = ViTConfig(
     encoder=EncoderConfig(layers=2, width=24, heads=3, mlp_width=40),
@@ -67,6 +69,46 @@ def test_operations_of_toys(config: ViTConfig) -> None:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run(images)
     assert cost.flops(config) == counter.get_total_flops()
+
+
+ABSOLUTE_TOYS = {name: toy for name, toy in TOYS.items() if toy.position.kind in ("none", *ABSOLUTE)}
+
+
+@pytest.mark.parametrize("merging", [(5, 1), (0, 2), (3, 0)], ids=str)
+@pytest.mark.parametrize("config", ABSOLUTE_TOYS.values(), ids=ABSOLUTE_TOYS)
+def test_operations_with_merging(config: ViTConfig, merging: tuple[int, ...]) -> None:
+    config = replace(config, head=replace(config.head, classes=0, prelogits=None)).at((64, 48))
+    model = Merged(build(config), merging)
+    images = torch.zeros(1, config.channels, *config.image_size)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images)
+    assert cost.merged_flops(config, merging) == counter.get_total_flops()
+
+
+def test_operations_with_merging_by_hand() -> None:
+    """TOY's 4 x 3 patches and class token, of which the first layer merges 5 and the second 1."""
+    assert cost.merged_tokens(TOY, (5, 1)) == (13, 8, 7)
+    embedding, head = 12 * 3 * 4 * 8 * 24, 24 * 5
+    dense = 13 * 4 * 24 * 24 + 8 * 2 * 24 * 40 + 8 * 4 * 24 * 24 + 7 * 2 * 24 * 40
+    attention = 2 * 13 * 13 * 24 + 2 * 8 * 8 * 24
+    similarities = 6 * 6 * 8 + 4 * 3 * 8
+    assert cost.merged_flops(TOY, (5, 1)) == 2 * (embedding + dense + attention + similarities + head)
+    assert cost.merged_flops(TOY, ()) == cost.merged_flops(TOY, (0, 0)) == cost.flops(TOY)
+
+
+@pytest.mark.parametrize(
+    ("merging", "complaint"),
+    [
+        ((1,), "each of the model's 2 layers, not 1"),
+        ((7, 0), "Layer 0 cannot merge 7 of the 12 patches it has: choose 0 to 6"),
+        ((5, 4), "Layer 1 cannot merge 4 of the 7 patches it has: choose 0 to 3"),
+        ((0, -1), "Layer 1 cannot merge -1 of the 12 patches it has: choose 0 to 6"),
+    ],
+    ids=str,
+)
+def test_merging_that_does_not_fit(merging: tuple[int, ...], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        cost.merged_flops(TOY, merging)
 
 
 def test_operations_of_base_16() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from vitrail.config import RELATIVE, ViTConfig
+from vitrail.errors import UserError
 
 
 def parameters(config: ViTConfig) -> int:
@@ -32,18 +33,59 @@ def flops(config: ViTConfig) -> int:
 
     Matrix products only, as is usual: O(N D^2) in the dense layers, O(N^2 D) in attention (article 2.2).
     """
-    encoder, width, tokens = config.encoder, config.encoder.width, config.sequence
-    patches = config.grid[0] * config.grid[1]
+    return merged_flops(config, ())
+
+
+def merged_flops(config: ViTConfig, merging: tuple[int, ...]) -> int:
+    """``flops`` when layer l merges ``merging[l]`` tokens after its attention (``runtime.merging``).
+
+    With what merging itself takes: similarities of half of the patches with the other half, by keys as wide as
+    a head; and positions that are added before every block, worked out for tokens merged before.
+
+    Raises:
+        UserError: ``merging`` does not fit the model.
+    """
+    encoder, width = config.encoder, config.encoder.width
+    *seen, left = merged_tokens(config, merging)
+    mlp = (_first_mlp_width(config) + encoder.mlp_width) * width
+    embedding = config.grid[0] * config.grid[1] * math.prod(config.patch) * _channels(config) * width
     H, W = config.image_size
-    embedding = patches * math.prod(config.patch) * _channels(config) * width
     for size, inputs, outputs, stride in _convolutions(config):
         embedding += size * size * inputs * outputs * (H // stride) * (W // stride)
-    dense = tokens * (4 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width)
+    blocks = 0
+    for tokens, after in zip(seen, [*seen[1:], left], strict=True):
+        blocks += tokens * 4 * width * width + _attention_products(config, tokens) + after * mlp
+        if after < tokens:
+            patches = tokens - len(config.tokens)
+            blocks += (patches - patches // 2) * (patches // 2) * (width // encoder.heads)
+        if tokens < config.sequence and config.position.place != "stem":
+            blocks += tokens * config.sequence * width
     head = config.classifier_width * config.head.classes + config.feature_width * (config.head.prelogits or 0)
     if "map" in config.head.parts:  # keys and values of all tokens, the rest for the probe alone
-        one = 2 * width * width + _first_mlp_width(config) * width + encoder.mlp_width * width
-        head += one + 2 * tokens * width * width + 2 * tokens * width
-    return 2 * (embedding + encoder.layers * dense + head) + attention_flops(config)
+        head += 2 * width * width + mlp + 2 * left * width * width + 2 * left * width
+    return 2 * (embedding + blocks + head)
+
+
+def merged_tokens(config: ViTConfig, merging: tuple[int, ...]) -> tuple[int, ...]:
+    """Tokens that the attention of each layer sees when layer l merges ``merging[l]`` after it, and those left at last.
+
+    Raises:
+        UserError: there is not one number for each layer, or a layer would merge more than half of its patches.
+    """
+    if merging and len(merging) != config.encoder.layers:
+        raise UserError(
+            f"Merging needs a number for each of the model's {config.encoder.layers} layers, not {len(merging)}: "
+            "add or take away some, or leave all of them out for no merging."
+        )
+    tokens = [config.sequence]
+    for layer, merged in enumerate(merging or (0,) * config.encoder.layers):
+        patches = tokens[-1] - len(config.tokens)
+        if not 0 <= merged <= patches // 2:
+            raise UserError(
+                f"Layer {layer} cannot merge {merged} of the {patches} patches it has: choose 0 to {patches // 2}."
+            )
+        tokens.append(tokens[-1] - merged)
+    return tuple(tokens)
 
 
 def attention_flops(config: ViTConfig) -> int:
@@ -51,11 +93,7 @@ def attention_flops(config: ViTConfig) -> int:
 
     Relative positions add queries times their table, which without a clip grows with N as well.
     """
-    width, tokens = config.encoder.width, config.sequence
-    products = 2 * tokens * tokens * width
-    if config.position.kind in RELATIVE:
-        products += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
-    return 2 * config.encoder.layers * products
+    return 2 * config.encoder.layers * _attention_products(config, config.sequence)
 
 
 def weight_bytes(config: ViTConfig, number: int = 4) -> int:
@@ -83,6 +121,15 @@ def training_bytes(config: ViTConfig, number: int = 4) -> int:
     width = config.encoder.width
     block = 8 * width + _first_mlp_width(config) + config.encoder.mlp_width
     return config.encoder.layers * config.sequence * block * number
+
+
+def _attention_products(config: ViTConfig, tokens: int) -> int:
+    """Multiply-adds of one layer's attention that grow with N^2."""
+    width = config.encoder.width
+    products = 2 * tokens * tokens * width
+    if config.position.kind in RELATIVE:
+        products += tokens * (_relative_vectors(config) + 1) * width  # with all of the table, and a row of zeros
+    return products
 
 
 def _first_mlp_width(config: ViTConfig) -> int:

@@ -77,6 +77,14 @@ def _blocks(tokens: int) -> Iterator[slice]:
         yield slice(start, min(start + length, tokens))
 
 
+def proportional(sizes: Tensor, q: Tensor) -> Tensor:
+    """log s as a bias on the logits of q, (B, N, 1) -> (B, 1, 1, N): a key that stands for s equal ones counts s times.
+
+    Token merging's proportional attention (2210.09461, equation 1).
+    """
+    return sizes.log().to(q.dtype).mT.unsqueeze(1)
+
+
 class Attention(nn.Module):
     """MSA of ViT's equation 2 and appendix A: softmax(q k^T / sqrt(D/K)) v in each of K heads.
 
@@ -105,9 +113,7 @@ class Attention(nn.Module):
             relation: what the position scheme does to queries, keys and logits.
             observe: is handed the attention weights (B, K, N, N).
         """
-        B, N, D = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.heads, D // self.heads)  # (B, N, 3, K, D/K)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, K, N, D/K)
+        q, k, v = self.split(x)  # each (B, K, N, D/K)
         if relation is not None:
             q, k = relation.rotate(q, k)
         if observe is not None:
@@ -118,6 +124,16 @@ class Attention(nn.Module):
             mixed = biased(q, k, v, relation)
         else:
             mixed = fused(q, k, v)
-        mixed = mixed.transpose(1, 2).reshape(B, N, D)
-        projected: Tensor = self.dropout(self.out(mixed))
+        return self.join(mixed)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> queries, keys and values of each head, (B, K, N, D/K) each."""
+        B, N, D = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.heads, D // self.heads)  # (B, N, 3, K, D/K)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def join(self, mixed: Tensor) -> Tensor:
+        """What the heads mixed, (B, K, N, D/K) -> (B, N, D), projected."""
+        projected: Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
         return projected

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.config import EncoderConfig, HeadConfig
-from vitrail.model.attention import fused
+from vitrail.model.attention import fused, proportional
 from vitrail.model.encoder import MLP
 
 
@@ -34,12 +34,13 @@ class AttentionPooling(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D)."""
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, D); ``sizes`` (B, N, 1) as in ``Pooling``."""
         B, N, D = x.shape
         q = self.q(self.probe).view(1, 1, self.heads, -1).expand(B, -1, -1, -1).transpose(1, 2)  # (B, K, 1, D/K)
         k, v = self.kv(x).view(B, N, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # (B, K, N, D/K)
-        pooled: Tensor = self.out(fused(q, k, v).transpose(1, 2).reshape(B, 1, D))  # (B, 1, D)
+        bias = None if sizes is None else proportional(sizes, q)  # (B, 1, 1, N)
+        pooled: Tensor = self.out(fused(q, k, v, bias).transpose(1, 2).reshape(B, 1, D))  # (B, 1, D)
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]
 
@@ -53,25 +54,37 @@ class Pooling(nn.Module):
         self.names = tuple(tokens)
         self.map = attention
 
-    def forward(self, outputs: Sequence[Tensor], norm: nn.Module) -> Tensor:
+    def forward(
+        self, outputs: Sequence[Tensor], norm: nn.Module, sizes: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
         """Outputs of the last blocks, each (B, N, D) -> features (B, layers * parts * D).
 
         ``norm`` is the model's last LayerNorm: applied to every token (the paper, equation 4) or,
-        where the configuration says so, to what was pooled.
+        where the configuration says so, to what was pooled. ``sizes``, for each of the outputs, says of how
+        many tokens each is the mean (B, N, 1); None: of one.
         """
         before = self.config.norm == "tokens"
-        pooled = torch.stack([self.parts(norm(x) if before else x) for x in outputs], dim=1)
+        counts = sizes or [None] * len(outputs)
+        pooled = torch.stack(
+            [self.parts(norm(x) if before else x, s) for x, s in zip(outputs, counts, strict=True)], dim=1
+        )
         return (pooled if before else norm(pooled)).flatten(1)  # (B, layers, parts, D) -> (B, F)
 
-    def parts(self, x: Tensor) -> Tensor:
+    def parts(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, parts, D)."""
-        return torch.stack([self._part(part, x) for part in self.config.parts], dim=1)
+        return torch.stack([self._part(part, x, sizes) for part in self.config.parts], dim=1)
 
-    def _part(self, part: str, x: Tensor) -> Tensor:
+    def _part(self, part: str, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.map is not None and part == "map":
-            pooled: Tensor = self.map(x)
+            pooled: Tensor = self.map(x, sizes)
             return pooled
-        return x[:, len(self.names) :].mean(dim=1) if part == "mean" else x[:, self.names.index(part)]
+        if part != "mean":
+            return x[:, self.names.index(part)]
+        patches = x[:, len(self.names) :]
+        if sizes is None:
+            return patches.mean(dim=1)
+        counts = sizes[:, len(self.names) :]
+        return ((patches * counts).sum(dim=1) / counts.sum(dim=1)).to(x.dtype)
 
 
 class PreLogits(nn.Linear):

@@ -130,6 +130,9 @@ class VisionTransformer(nn.Module):
         if kept is not None:
             position = Visible(position, kept, len(self.config.tokens), x.shape[1])
             x = picked(x, kept)  # (B, n, D)
-        x = torch.cat([self.tokens.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, N, D)
-        outputs: tuple[Tensor, ...] = self.encoder(x, position, last, trace)
+        outputs: tuple[Tensor, ...] = self.encoder(self.prepend(x), position, last, trace)
         return outputs
+
+    def prepend(self, x: Tensor) -> Tensor:
+        """Patch embeddings (B, n, D) -> the same after the learned tokens (B, T + n, D)."""
+        return torch.cat([self.tokens.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
