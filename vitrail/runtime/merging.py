@@ -44,7 +44,7 @@ class Matching(NamedTuple):
 
 
 def match(keys: Tensor, special: int, merged: int) -> Matching:
-    """Bipartite soft matching (section 3, steps 1 to 5, and appendix D) of the N - ``special`` patches.
+    """Bipartite soft matching (section 3, steps 1 to 5) of the N - ``special`` patches.
 
     The first, third, fifth patch and so on may go, in each sample the ``merged`` most similar to one of the
     others. What stays is in this order: the special tokens, the rest of the first set, the second set.

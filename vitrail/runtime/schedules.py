@@ -14,8 +14,8 @@ from vitrail.cost import merged_flops
 from vitrail.errors import UserError
 
 Kind = Literal["constant", "decreasing", "late"]
-"""As many in every layer; from most in the first layer linearly down to none after the last (2210.09461, section
-3); as many in every layer but the first third."""
+"""As many in every layer; from most in the first layer linearly down to none after the last (both are
+2210.09461's); as many in every layer but the first third."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LEVELS = 32
