@@ -20,7 +20,7 @@ from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
 from vitrail.data.sources import open_labelled
 from vitrail.errors import UserError
-from vitrail.experiments.run import Result, Run, packed, test_folder, write_table
+from vitrail.experiments.run import Result, Run, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
 from vitrail.tasks.classifier import load
@@ -71,6 +71,17 @@ class Lab:
         tried = [run.but(learning_rate=rate) for rate in rates]
         scores = [result.search_accuracy or 0.0 for result in self.results(tried)]
         return max(zip(scores, tried, strict=True), key=lambda pair: pair[0])[1]
+
+    def per_class(self, data: str) -> int:
+        """How many pictures there are to learn from in the smallest class."""
+        return min(len(paths) - set_aside(paths) for paths in self._order(data).values())
+
+    def classes(self, data: str) -> int:
+        """How many classes there are."""
+        return len(self._order(data))
+
+    def _order(self, data: str) -> dict[str, list[str]]:
+        return order(self.data / data, self.folder / SPLITS / f"{data}.csv")
 
     def _cell(self, run: Run) -> Path:
         return self.folder / CELLS / f"{run.key}.json"

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,11 @@ def _write_order(root: Path, split: Path) -> None:
         writer.writerows(rows)
 
 
+def set_aside(paths: Sequence[str]) -> int:
+    """How many of a class's pictures settings are searched by."""
+    return min(SEARCHED_MOST, max(1, round(SEARCHED * len(paths))))
+
+
 def write_table(photos: Photos, root: Path, split: Path, out: Path) -> None:
     """The pictures a run learns from, and those that settings are searched by as its held-out ones, as a CSV.
 
@@ -158,8 +163,7 @@ def write_table(photos: Photos, root: Path, split: Path, out: Path) -> None:
     """
     rows: list[tuple[str, str, str]] = []
     for name, paths in order(root, split).items():
-        searched = min(SEARCHED_MOST, max(1, round(SEARCHED * len(paths))))
-        there = len(paths) - searched
+        there = len(paths) - set_aside(paths)
         count = there if photos.per_class is None else photos.per_class
         if count > there:
             raise UserError(f"{root} has {there} pictures of {name} to learn from, fewer than the {count} asked for.")

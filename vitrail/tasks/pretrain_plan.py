@@ -35,6 +35,7 @@ from vitrail.objectives.moco import MoCoV3
 from vitrail.objectives.objective import Objective
 from vitrail.objectives.supervised import Supervised
 from vitrail.recipes.recipe import Recipe
+from vitrail.recipes.source import Views
 from vitrail.record import changed
 from vitrail.settings import Augmentation, PretrainSettings, TrainSettings
 
@@ -304,7 +305,7 @@ def policy_of(recipe: Recipe | None, objective: str) -> Policy:
     views = None if recipe is None else recipe.views
     if views is None:
         return KINDS[objective][1]
-    return Augmentation(**{entry.name: getattr(views, entry.name) for entry in fields(Augmentation)})
+    return Augmentation(**{entry.name: getattr(views, entry.name) for entry in fields(Views)})
 
 
 def tuned(

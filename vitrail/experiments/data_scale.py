@@ -1,0 +1,127 @@
+"""How much data: ViT and ResNet on shares of it, from scratch and pretrained (article 6.2.2; ViT figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitrail.experiments.figure import curves
+from vitrail.experiments.findings import Findings, Verdict
+from vitrail.experiments.lab import Lab
+from vitrail.experiments.run import Photos, Result, Run
+from vitrail.experiments.scale import SCALES, Scale, ScaleName
+from vitrail.experiments.verdict import Estimate, above, difference, over_seeds, together
+
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+FEW = (0.01, 0.03)
+RATES = (3e-4, 1e-3, 3e-3)
+SEARCHED_AT = 0.1
+SHORT, EPOCHS = 2, 10
+"""Steps at equal compute are the usual ones divided by this; epochs where those are equal."""
+CNN = {"small": "R14x0.5", "medium": "R26", "paper": "R50"}
+VIT, RESNET, PRETRAINED = "ViT", "ResNet", "ViT, pretrained without labels"
+COMPUTE, REPEATED = "equal compute", "equal epochs"
+
+
+def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
+    """Search each family's rate once; train on each share, at equal compute and at equal epochs."""
+    usual = SCALES[scale]
+    every = lab.per_class(data)
+    counts = {share: max(2, round(share * every)) for share in SHARES}
+    cnn = {"architecture": CNN[scale], "resolution": usual.model["resolution"]}
+    steps = max(1, usual.steps // SHORT)
+    start = Run(Photos(data, labels=False), _settings(usual, usual.model, steps) | {"objective": "mae", "tuning": {}})
+    few = Photos(data, counts[SEARCHED_AT])
+    searched = {
+        VIT: lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES),
+        RESNET: lab.searched(Run(few, _settings(usual, cnn, steps)), RATES),
+        PRETRAINED: lab.searched(Run(few, _settings(usual, {}, steps), start=start), RATES),
+    }
+    cost = {name: lab.result(one).flops for name, one in searched.items()}
+    runs: dict[tuple[str, str, float], list[Run]] = {}
+    for share, count in counts.items():
+        for name, one in searched.items():
+            affordable = max(1, round(steps * cost[VIT] / cost[name]))
+            repeated = max(1, round(EPOCHS * count * lab.classes(data) / usual.batch_size))
+            for budget, own in ((COMPUTE, affordable), (REPEATED, repeated)):
+                if name == PRETRAINED and budget == REPEATED:
+                    continue
+                settings = {**one.settings, "steps": own, "tuning": {**one.settings["tuning"], "evaluate_every": own}}
+                runs[budget, name, share] = [
+                    Run(Photos(data, count), settings, seed, one.start) for seed in usual.seeds
+                ]
+    return findings(lab.table(runs), counts, searched, data, command)
+
+
+def findings(
+    results: Mapping[tuple[str, str, float], Sequence[Result]],
+    counts: Mapping[float, int],
+    searched: Mapping[str, Run],
+    data: str,
+    command: str,
+) -> Findings:
+    """From runs of the same seeds for each budget, model and share."""
+    accuracy = {key: [result.accuracy for result in own] for key, own in results.items()}
+
+    def lead(budget: str, one: str, other: str, share: float) -> Estimate:
+        return difference(accuracy[budget, one, share], accuracy[budget, other, share])
+
+    least, most = min(counts), max(counts)
+    caught = difference(
+        [a - b for a, b in zip(accuracy[COMPUTE, RESNET, least], accuracy[COMPUTE, VIT, least], strict=True)],
+        [a - b for a, b in zip(accuracy[COMPUTE, RESNET, most], accuracy[COMPUTE, VIT, most], strict=True)],
+    )
+    few = {share: lead(COMPUTE, RESNET, VIT, share) for share in FEW}
+    taught = {share: lead(COMPUTE, PRETRAINED, RESNET, share) for share in FEW}
+    passed = lead(COMPUTE, VIT, RESNET, most)
+    rates = ", ".join(f"{name} {run.settings['learning_rate']:g}" for name, run in searched.items())
+    return Findings(
+        name="data-scale",
+        title="How much data",
+        source="Article 6.2.2; ViT figures 3 and 4.",
+        margins=(
+            f"On shares of {data}, from random weights but for the pretrained ViT (MAE on all training pictures, no "
+            f"labels). Learning rates searched once a family on {100 * SEARCHED_AT:g} % of the data: {rates}. Equal "
+            f"compute: as many steps as cost what the ViT's do; equal epochs: {EPOCHS}. Written down before: a lead "
+            "counts if its 95 % t interval over seeds lies above zero."
+        ),
+        header=["budget", "model", *(f"{100 * share:g} % ({count} a class)" for share, count in counts.items())],
+        rows=[
+            [budget, name, *(over_seeds(accuracy[budget, name, share]).percent() for share in counts)]
+            for budget, name in dict.fromkeys((budget, name) for budget, name, _ in results)
+        ],
+        verdicts=[
+            Verdict(
+                "On little data the ResNet wins",
+                together([above(one) for one in few.values()]),
+                "; ".join(f"{100 * share:g} %: {one.points()}" for share, one in few.items()),
+            ),
+            Verdict(
+                "With more data the ViT catches up",
+                above(caught),
+                f"the ResNet's lead falls by {caught.points()} from {100 * least:g} % to {100 * most:g} %",
+            ),
+            Verdict("With all data the ViT is ahead", above(passed), passed.points()),
+            Verdict(
+                "Pretrained, the ViT wins with few labels",
+                together([above(one) for one in taught.values()]),
+                "; ".join(f"{100 * share:g} %: {one.points()}" for share, one in taught.items()),
+            ),
+        ],
+        draw=lambda: curves(
+            "How much data, equal compute",
+            "training pictures a class",
+            list(counts.values()),
+            {
+                name: [accuracy[COMPUTE, name, share] for share in counts]
+                for name in dict.fromkeys(name for _, name, _ in results)
+            },
+        ),
+        command=command,
+        results=[result for own in results.values() for result in own],
+    )
+
+
+def _settings(usual: Scale, model: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
+    return {**plain, **model, "steps": steps, "tuning": {**plain["tuning"], "evaluate_every": steps}}
