@@ -109,7 +109,14 @@ def pretrained(data: Path, objective: str, steps: int) -> Cell:
         (losses[at][0], statistics.mean(loss for _, loss in losses[at : at + every]))
         for at in range(0, len(losses), every)
     ]
-    return {"steps": steps, "epochs": steps * BATCH / 50_000, "curve": curve, "last_loss": curve[-1][1]}
+    timing = (out / "training" / "timing.jsonl").read_text().splitlines()
+    return {
+        "steps": steps,
+        "epochs": steps * BATCH / 50_000,
+        "training_minutes": sum(json.loads(line).get("seconds", 0.0) for line in timing) / 60,
+        "curve": curve,
+        "last_loss": curve[-1][1],
+    }
 
 
 def learned(data: Path, arm: str, rate: float, seed: int) -> Cell:
