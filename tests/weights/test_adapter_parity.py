@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -212,3 +213,36 @@ def test_what_is_written(tmp_path: Path, randomised: Any, ours: Any) -> None:
         "target_modules": ["vit.layers.1.attention.q_proj", "vit.layers.1.attention.v_proj"],
         "modules_to_save": ["classifier"],
     }
+
+
+OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+"""What peft asks of a model of transformers, whose next version calls it otherwise."""
+
+
+@OF_PEFT
+@pytest.mark.parametrize("which", MODELS)
+def test_peft_itself_reads_what_we_write(which: str, tmp_path: Path, randomised: Any, ours: Any, apart: Any) -> None:
+    theirs = _saved(which, tmp_path / "model", randomised)
+    loaded = load_weights(tmp_path / "model")
+    model = ours(loaded)
+    add_lora(model, LoraConfig(3, 5, ("q", "v", "fc2"), dropout=0.2, stabilised=True))
+    _random(model, ".lora_")
+    _random(model, "classifier")
+    write_adapter(tmp_path / "adapter", model, loaded.card)
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    assert apart(_answer(model), _answer(adapted.base_model.model)) <= 1e-6
+
+
+@OF_PEFT
+@pytest.mark.parametrize("which", MODELS)
+def test_we_read_what_peft_itself_writes(which: str, tmp_path: Path, randomised: Any, ours: Any, apart: Any) -> None:
+    theirs = _saved(which, tmp_path / "model", randomised)
+    model = ours(load_weights(tmp_path / "model"))
+    settings = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)
+    adapted = peft.get_peft_model(theirs, settings).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert read_adapter(tmp_path / "adapter", model) == LoraConfig(2, 3, ("q", "v"), dropout=0.1)
+    assert apart(_answer(model), _answer(adapted.base_model.model)) <= 1e-6
