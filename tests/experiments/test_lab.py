@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 from PIL import Image
 
 from vitrail.errors import UserError
-from vitrail.experiments import index, lab, masking, scale
+from vitrail.experiments import index, lab, masking, noisy_student, scale
 from vitrail.experiments.lab import Lab
-from vitrail.experiments.run import Photos, Result, Run, order, packed, write_table
+from vitrail.experiments.run import Photos, Result, Run, hidden, order, packed, write_table
 from vitrail.experiments.scale import Scale
 from vitrail.report.terminal import Show
 
@@ -61,9 +62,11 @@ def test_a_run_is_named_by_all_that_decides_it() -> None:
         Run(Photos("shades", 8, shuffled=True), SETTINGS),
         Run(Photos("shades", 8), SETTINGS, start=run),
         Run(Photos("shades", 8), SETTINGS, start=run.but(seed=1)),
+        Run(Photos("shades", 8), SETTINGS, teacher=run),
+        Run(Photos("shades", 8, unlabelled=2), SETTINGS, teacher=run),
     ]
     keys = {one.key for one in (run, *others)}
-    assert len(keys) == 8
+    assert len(keys) == 10
     assert _run().key == run.key
     assert _run(tuning=dict(reversed(SETTINGS["tuning"].items()))).key == run.key
 
@@ -101,6 +104,45 @@ def test_a_result_says_what_was_computed(data: Path, tmp_path: Path) -> None:
     assert result.seen == 40 * 8
     assert result.search_accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)
     assert there.result(_run(steps=40, tuning={"evaluate_every": 40})) == result
+
+
+def test_a_student_learns_from_pictures_that_its_teacher_labelled(data: Path, tmp_path: Path) -> None:
+    """Named wrongly, they are labelled all the same: nobody looked at their own labels."""
+    teacher = Run(Photos("shades", 8), {**SETTINGS, "steps": 40, "tuning": {"evaluate_every": 40}})
+    photos = Photos("shades", 8, unlabelled=7)
+    student = Run(photos, SETTINGS, teacher=teacher)
+    result = _lab(tmp_path, data).result(student)
+    assert result.test_images == 20
+    table = tmp_path / "runs" / f"{student.key}.pseudo.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    others = {str(path.absolute()) for path in hidden(photos, data, tmp_path / "splits" / "shades.csv")}
+    said = {row["path"]: row for row in rows if row["shares"]}
+    known = {row["path"] for row in rows if not row["shares"]}
+    assert set(said) == others
+    assert len(others) == 14
+    assert not known & others
+    assert all(row["split"] == "train" for row in said.values())
+    assert {row["label"] for row in said.values()} == {"dark", "light"}
+    cell = json.loads((tmp_path / "cells" / f"{student.key}.json").read_text())
+    assert cell["run"]["teacher"]["settings"]["steps"] == 40
+    with pytest.raises(UserError, match="fewer than the 8 and 11 asked for"):
+        hidden(Photos("shades", 8, unlabelled=11), data, tmp_path / "splits" / "shades.csv")
+
+
+def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
+    def made(accuracy: float) -> list[Result]:
+        return [
+            Result(
+                {"settings": {"steps": 1}, "seed": seed}, 1.0, 1.0, 1, 1.0, 1, 1, test_accuracy=accuracy + seed / 1e3
+            )
+            for seed in range(3)
+        ]
+
+    scores = {noisy_student.TEACHER: 0.5, noisy_student.LONG: 0.6, noisy_student.STUDENT: 0.58}
+    found = noisy_student.findings({("ViT", part): made(score) for part, score in scores.items()}, "shades", "")
+    assert [verdict.word for verdict in found.verdicts] == ["holds", "does not hold"]
+    assert found.rows[0][4].startswith("+8.0")
+    assert found.rows[2][4] == ""
 
 
 def test_shuffled_labels_teach_nothing(data: Path, tmp_path: Path) -> None:

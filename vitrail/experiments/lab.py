@@ -18,13 +18,14 @@ import torch
 
 from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
-from vitrail.data.sources import open_labelled
+from vitrail.data.sources import open_dataset, open_labelled
 from vitrail.errors import UserError
-from vitrail.experiments.run import Result, Run, order, packed, set_aside, test_folder, write_table
+from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
 from vitrail.tasks.classifier import load
 from vitrail.tasks.fitting import classify
+from vitrail.tasks.noisy_student import PseudoLabels, label
 from vitrail.tasks.pretrain import pretrain
 
 CELLS, RUNS, SPLITS = "cells", "runs", "splits"
@@ -57,7 +58,8 @@ class Lab:
         """
         missing = {run.key: run for run in runs if not self._cell(run).is_file()}
         if missing:
-            self.results([run.start for run in missing.values() if run.start is not None])
+            before = [one for run in missing.values() for one in (run.start, run.teacher)]
+            self.results([run for run in before if run is not None])
             self._make(list(missing.values()))
         return [from_dict(Result, _read(self._cell(run)), str(self._cell(run))) for run in runs]
 
@@ -159,7 +161,14 @@ def trained_folder(run: Run, folder: Path, data: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     table = folder / RUNS / f"{run.key}.csv"
     root = (data / run.photos.data).absolute()
-    write_table(run.photos, root, folder / SPLITS / f"{run.photos.data}.csv", table)
+    split = folder / SPLITS / f"{run.photos.data}.csv"
+    write_table(run.photos, root, split, table)
+    if run.teacher is not None:
+        labelled, table = open_dataset(table, 0.0, 0), table.with_suffix(".pseudo.csv")
+        if not table.is_file():  # a run that goes on finds the labels it began with
+            teacher = load(trained_folder(run.teacher, folder, data), quiet=True)
+            others = hidden(run.photos, root, split)
+            label(teacher, labelled, others, table, PseudoLabels(), run.seed, Show(quiet=True))
     pretrain(table, out, weights=weights, seed=run.seed, quiet=True, **run.settings)
     return out
 

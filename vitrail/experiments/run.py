@@ -35,6 +35,8 @@ class Photos:
     shuffled: bool = False
     """Labels dealt out at random, to see that nothing is learned from them."""
     labels: bool = True
+    unlabelled: int = 0
+    """So many more of each class, whose labels a teacher gives."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Run:
     seed: int = 0
     start: Run | None = None
     """The run whose model this one goes on from."""
+    teacher: Run | None = None
+    """The run whose model labels the unlabelled pictures (Noisy Student, 1911.04252)."""
 
     @property
     def key(self) -> str:
@@ -153,6 +157,24 @@ def _write_order(root: Path, split: Path) -> None:
 def set_aside(paths: Sequence[str]) -> int:
     """How many of a class's pictures settings are searched by."""
     return min(SEARCHED_MOST, max(1, round(SEARCHED * len(paths))))
+
+
+def hidden(photos: Photos, root: Path, split: Path) -> list[Path]:
+    """The pictures whose labels are not looked at: those that come after the labelled ones.
+
+    Raises:
+        UserError: a class has too few.
+    """
+    found: list[Path] = []
+    for name, paths in order(root, split).items():
+        first, there = photos.per_class or 0, len(paths) - set_aside(paths)
+        if first + photos.unlabelled > there:
+            raise UserError(
+                f"{root} has {there} pictures of {name} to learn from, fewer than the {first} and {photos.unlabelled} "
+                "asked for."
+            )
+        found += [root / path for path in paths[first : first + photos.unlabelled]]
+    return found
 
 
 def write_table(photos: Photos, root: Path, split: Path, out: Path) -> None:

@@ -104,10 +104,7 @@ def noisy_student(
         place = folder / f"round-{number}"
         if not (place / TABLE).is_file():
             show.say(f"Round {number}: {teacher} labels {len(others)} pictures.")
-            answers = _answers(load(teacher, quiet=True), labelled.classes, others, show)
-            chosen = choose(answers, pseudo, seed)
-            _say_chosen(show, labelled.classes, answers, chosen)
-            _write_table(place / TABLE, labelled, others, answers, chosen, pseudo.soft)
+            label(load(teacher, quiet=True), labelled, others, place / TABLE, pseudo, seed, show)
         result = pretrain(
             place / TABLE, place / STUDENT, objective="supervised", seed=seed, quiet=quiet,
             tuning={**NOISE, **(tuning or {})}, **student,
@@ -115,6 +112,26 @@ def noisy_student(
         teacher = place / STUDENT
     assert result is not None
     return result
+
+
+def label(
+    teacher: Classifier,
+    labelled: Dataset,
+    others: Sequence[Path],
+    out: Path,
+    pseudo: PseudoLabels,
+    seed: int,
+    show: Show,
+) -> None:
+    """Write the table that a student learns from: the labelled pictures, and the others as the teacher labels them.
+
+    Raises:
+        UserError: no answer is confident enough, a picture is both labelled and not, or ``out`` cannot be written.
+    """
+    answers = _answers(teacher, labelled.classes, others, show)
+    chosen = choose(answers, pseudo, seed)
+    _say_chosen(show, labelled.classes, answers, chosen)
+    _write_table(out, labelled, others, answers, chosen, pseudo.soft)
 
 
 def choose(answers: np.ndarray, pseudo: PseudoLabels, seed: int) -> list[int]:
