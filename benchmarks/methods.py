@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.imagenette import WEIGHTS, labelled_table, write_draws
 from benchmarks.results_file import RESULTS, record
 from vitrail.cache import cache_dir
 from vitrail.evaluate.metrics import paired_bootstrap
+from vitrail.experiments.findings import write_section
 from vitrail.report.terminal import duration, percent
 from vitrail.tasks.classifier import load
 from vitrail.tasks.finetune import finetune
@@ -34,7 +34,6 @@ DRAW = Path(__file__).parent / "splits" / "imagenette-50-per-class.csv"
 PAGE = Path(__file__).parents[1] / "docs" / "finetune.md"
 METHODS = ("knn", "probe", "lora", "full")
 RESOLUTION = 112
-MARKS = "<!-- methods -->", "<!-- end of methods -->"
 
 
 def main(epochs: int | None = None) -> dict[str, Any]:
@@ -100,13 +99,6 @@ def table(findings: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the table between the marks."""
-    before = page.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
-    page.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", before), encoding="utf-8")
-
-
 def _in_a_process(words: list[str], scratch: Path) -> dict[str, Any]:
     """What ``one`` prints, from an empty cache of features beside the weights that are there."""
     cache = Path(tempfile.mkdtemp(dir=scratch))
@@ -140,4 +132,4 @@ if __name__ == "__main__":
         if sys.argv[1:] != ["--table"]:
             load(WEIGHTS, quiet=True)
             print(record("methods", main()))
-        write_page(PAGE, table(json.loads((RESULTS / "methods.json").read_text())["findings"]))
+        write_section(PAGE, "methods", table(json.loads((RESULTS / "methods.json").read_text())["findings"]))

@@ -12,14 +12,15 @@
   the 95 % t interval lies above, or below, zero; else it is undecided.
 
 Every finished cell is a file in ``results/self_supervision/`` and is not run again; a run that is killed is gone on
-with. ``splits/cifar10-2000.csv`` lists the labelled pictures. About two hours on two cores with nothing beside.
+with, and one whose weights are gone is made again where they are needed. ``splits/cifar10-2000.csv`` lists the
+labelled pictures. About two hours on two cores with nothing beside. ``python -m benchmarks.self_supervision mae``
+makes what belongs to one arm, so that several can be made at a time (``OMP_NUM_THREADS=1`` for each of two).
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import random
 import statistics
@@ -29,10 +30,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from benchmarks.results_file import RESULTS, record
 from vitrail.analyze import canvas
+from vitrail.experiments.findings import write_section
+from vitrail.experiments.verdict import difference, over_seeds
 from vitrail.tasks.classifier import load
 from vitrail.tasks.pretrain import pretrain
 
@@ -46,28 +47,36 @@ MODEL: dict[str, Any] = {"layers": 6, "width": 128, "heads": 4, "patch": 4, "res
 CELLS = RESULTS / "self_supervision"
 SPLIT = Path(__file__).parent / "splits" / "cifar10-2000.csv"
 RUNS = Path(os.environ.get("VITRAIL_RUNS", "runs")) / "self-supervision"
-FIGURE = Path(__file__).parents[1] / "docs" / "images" / "self-supervision.png"
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURE = DOCS / "images" / "self-supervision.png"
 Cell = dict[str, Any]
 
 
 def main() -> None:
-    """Run what is missing, print and draw."""
+    """Run what is missing, of the arms that are named or of all, then print and draw."""
     data = Path(os.environ.get("VITRAIL_DATA", "")) / "cifar10"
     if not (data / "train").is_dir():
         sys.exit("Set VITRAIL_DATA to the folder that holds cifar10/{train,test}.")
     RUNS.mkdir(parents=True, exist_ok=True)
-    steps = cell("budget", lambda: budget(data))["steps"]
-    for objective in OBJECTIVES:
-        cell(f"pretrain-{objective}", lambda name=objective: pretrained(data, name, steps[name]))  # type: ignore[misc]
-    results: dict[str, list[float]] = {}
-    for arm in (SCRATCH, *OBJECTIVES):
-        best = max(RATES, key=lambda rate: learned(data, arm, rate, SEEDS[0])["search_accuracy"])
-        results[arm] = [learned(data, arm, best, seed)["test_accuracy"] for seed in SEEDS]
+    cell("budget", lambda: budget(data))
+    named = [arm for arm in (SCRATCH, *OBJECTIVES) if arm in sys.argv[1:]]
+    results = {arm: accuracies(data, arm) for arm in named or (SCRATCH, *OBJECTIVES)}
+    if named:
+        return
     verdicts = {arm: verdict(results[arm], results[SCRATCH]) for arm in OBJECTIVES}
     for arm, accuracies in results.items():
         print(f"{arm:<16} {' '.join(f'{100 * value:.2f}' for value in accuracies)}", verdicts.get(arm, ""))
     record("self_supervision/verdicts", {"accuracies": results, "verdicts": verdicts})
     draw()
+    write_section(DOCS / "pretrain.md", "self-supervision", table(results, verdicts))
+
+
+def accuracies(data: Path, arm: str) -> list[float]:
+    """On the test pictures, a seed after the other, at the arm's best rate."""
+    if arm != SCRATCH:
+        cell(f"pretrain-{arm}", lambda: pretrained(data, arm))
+    best = max(RATES, key=lambda rate: learned(data, arm, rate, SEEDS[0])["search_accuracy"])
+    return [learned(data, arm, best, seed)["test_accuracy"] for seed in SEEDS]
 
 
 def cell(name: str, work: Callable[[], Cell]) -> Cell:
@@ -98,10 +107,17 @@ def budget(data: Path, rounds: int = 3, each: int = 12) -> Cell:
     }
 
 
-def pretrained(data: Path, objective: str, steps: int) -> Cell:
-    """One objective's pretraining."""
+def pretraining(data: Path, objective: str) -> Path:
+    """The run folder of one objective, made if it is not there, and gone on with if it was stopped."""
     out = RUNS / f"pretrain-{objective}"
+    steps = cell("budget", lambda: budget(data))["steps"][objective]
     pretrain(data / "train", out, objective=objective, steps=steps, batch_size=BATCH, **MODEL)
+    return out
+
+
+def pretrained(data: Path, objective: str) -> Cell:
+    """What one objective's pretraining gave."""
+    out = pretraining(data, objective)
     lines = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     every = max(1, len(losses) // 100)
@@ -110,6 +126,7 @@ def pretrained(data: Path, objective: str, steps: int) -> Cell:
         for at in range(0, len(losses), every)
     ]
     timing = (out / "training" / "timing.jsonl").read_text().splitlines()
+    steps = lines[-1]["step"]
     return {
         "steps": steps,
         "epochs": steps * BATCH / 50_000,
@@ -126,7 +143,7 @@ def learned(data: Path, arm: str, rate: float, seed: int) -> Cell:
 
 def labelled(data: Path, arm: str, rate: float, seed: int) -> Cell:
     """Training on the 2,000 labels from one arm's weights; accuracies on the 1,000 other pictures and the test's."""
-    weights = None if arm == SCRATCH else RUNS / f"pretrain-{arm}"
+    weights = None if arm == SCRATCH else pretraining(data, arm)
     out = RUNS / f"labels-{arm.replace(' ', '-')}-{rate:g}-{seed}"
     table = RUNS / "labels.csv"
     write_table(data, table)
@@ -171,11 +188,27 @@ def write_split(data: Path, out: Path = SPLIT) -> None:
 
 def verdict(accuracies: list[float], baseline: list[float]) -> Cell:
     """Mean difference over seeds, its 95 % t interval, and what follows."""
-    differences = [a - b for a, b in zip(accuracies, baseline, strict=True)]
-    mean, n = statistics.mean(differences), len(differences)
-    reach = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
-    word = "gains" if mean - reach > 0 else "loses" if mean + reach < 0 else "undecided"
-    return {"difference": mean, "interval": [mean - reach, mean + reach], "verdict": word}
+    gap = difference(accuracies, baseline)
+    word = "gains" if gap.low > 0 else "loses" if gap.high < 0 else "undecided"
+    return {"difference": gap.mean, "interval": [gap.low, gap.high], "verdict": word}
+
+
+def table(results: dict[str, list[float]], verdicts: dict[str, Cell]) -> str:
+    """In Markdown."""
+    lines = [
+        "| weights | pretraining | test accuracy, % | above random weights, points (95 %) | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for arm, values in results.items():
+        cells = [arm, "", over_seeds(values).percent(), "", ""]
+        if arm != SCRATCH:
+            found = json.loads((CELLS / f"pretrain-{arm}.json").read_text())["findings"]
+            low, high = (100 * bound for bound in verdicts[arm]["interval"])
+            cells[1] = f"{found['steps']:,} steps, {found['epochs']:.1f} epochs"
+            cells[3] = f"{100 * verdicts[arm]['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+            cells[4] = verdicts[arm]["verdict"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"![Losses and accuracies]({FIGURE.relative_to(DOCS).as_posix()})"])
 
 
 def draw() -> None:
