@@ -1,11 +1,12 @@
 """SIGKILL at random moments of a run, and what it ends with: ``python -m benchmarks.resume [KILLS]``.
 
 A small ViT learns the built-in ``digits`` with everything switched on: RandAugment, erasing, mixup, cutmix,
-dropout, drop path, two pieces a batch, clipping, an average, evaluations with the best kept, checkpoints,
-going back armed. Once uninterrupted; then again and again, each process killed at a random moment of its
-start or its training and followed by another in the same folder, with 0 or 2 loader processes as chance
-has it, until the run has ended; until there have been ``KILLS`` (30). Every finished run must have the
-uninterrupted one's last checkpoint (weights, averages, optimiser) and ``metrics.jsonl``, byte for byte.
+repeated views, patches left out, dropout, drop path, two pieces a batch, clipping, an average, evaluations
+with the best kept, checkpoints, going back armed. Once uninterrupted; then again and again, each process
+killed at a random moment of its start or its training and followed by another in the same folder, with 0 or
+2 loader processes as chance has it, until the run has ended; until there have been ``KILLS`` (30). Every
+finished run must have the uninterrupted one's last checkpoint (weights, averages, optimiser) and
+``metrics.jsonl``, byte for byte.
 
 About 10 minutes on two cores.
 """
@@ -46,11 +47,12 @@ MODEL = ViTConfig(
     EncoderConfig(3, 48, 4, 96, dropout=0.1, drop_path=0.1), (4, 4), (16, 16), head=HeadConfig(classes=10)
 )
 HOW = Preprocessing((16, 16), fit="squash", crop_fraction=1.0)
-POLICY = Augmentation(flip=0.0, mixing=0.7)
+POLICY = Augmentation(flip=0.0, mixing=0.7, drop_patches=0.25)
 SETTINGS = TrainSettings(
     300,
     64,
     accumulate=2,
+    repeats=2,
     learning_rate=2e-3,
     average=0.1,
     evaluate_every=50,

@@ -51,6 +51,8 @@ class TrainSettings:
     """Samples a step; an even number, for partners in mixing to stay together."""
     accumulate: int = 1
     """Pieces a batch is computed in, one after the other: the same gradient in less memory."""
+    repeats: int = 1
+    """How often each of a batch's samples stands in it, varied anew (repeated augmentation, 1901.09335)."""
     optimizer: OptimizerKind = "adamw"
     """``sgd`` has momentum 0.9."""
     learning_rate: float = 1e-4
@@ -92,12 +94,17 @@ class TrainSettings:
     """How many times its running median the loss may be, for some steps; 0: any finite number."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "keep"):
+        for name in ("steps", "batch_size", "accumulate", "repeats", "keep"):
             _at_least(name, getattr(self, name), 1)
         for name in ("learning_rate", "weight_decay", "warmup", "average", "seed", "workers", "evaluate_every"):
             _at_least(name, getattr(self, name), 0)
         for name in ("patience", "checkpoint_every", "checkpoint_minutes", "spike"):
             _at_least(name, getattr(self, name), 0)
+        if self.repeats > 1 and self.batch_size % (2 * self.repeats):
+            raise UserError(
+                f"A batch of {self.batch_size} cannot hold pairs of samples {self.repeats} times each: "
+                f"choose a multiple of {2 * self.repeats}."
+            )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise UserError(f"betas must lie in [0, 1), not {self.betas}.")
         if not 0.0 < self.layer_decay <= 1.0:

@@ -25,6 +25,20 @@ def test_an_epoch_is_every_sample_once_in_even_batches(samples: int, batch_size:
         assert not any(size % 2 for size in sizes[:-1]), "pairs stay together"
 
 
+@given(samples=st.integers(1, 100), pairs=st.integers(1, 9), repeats=st.integers(2, 4), step=st.integers(0, 40))
+def test_a_repeated_sample_has_places_of_its_own_and_is_no_neighbour_of_itself(
+    samples: int, pairs: int, repeats: int, step: int
+) -> None:
+    epoch, once = batch_at(step, samples, 2 * pairs, 0)
+    which, places = batch_at(step, samples, 2 * pairs * repeats, 0, repeats)
+    assert which == epoch
+    assert len(set(places)) == len(places)
+    assert [place % samples for place in places] == once * repeats
+    if len(once) % 2 == 0:
+        seen = [place % samples for place in places]
+        assert all(one != other for one, other in zip(seen[::2], seen[1::2], strict=True))
+
+
 def test_epochs_and_seeds_differ_and_places_do_not() -> None:
     first, second, other = batch_at(0, 50, 50, 0)[1], batch_at(1, 50, 50, 0)[1], batch_at(0, 50, 50, 1)[1]
     assert first != second

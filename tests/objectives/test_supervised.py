@@ -45,6 +45,18 @@ def test_without_mixing_the_loss_is_cross_entropy() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("soft", [False, True])
+def test_sigmoids_are_a_loss_a_class_added_up(soft: bool) -> None:
+    views, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 2, 1, 0])
+    shares = F.one_hot(labels, 3).float()
+    objective = Supervised(Preprocessing((16, 16)), Augmentation(mixing=0.0), smoothing=0.3, sigmoid=True)
+    loss, _ = objective.loss(model(), views, shares if soft else labels, chances(4))
+    said = torch.sigmoid(model()(views).double())
+    truth = 0.7 * shares + 0.1
+    assert float(loss) == pytest.approx(float(-(truth * said.log() + (1 - truth) * (1 - said).log()).sum(1).mean()))
+
+
+@torch.no_grad()
 def test_mixing_sample_by_sample_gives_the_same() -> None:
     """Against a loop over the samples that mixes two labels into one target."""
     views, labels = torch.randn(9, 3, 16, 16), torch.arange(9) % 3

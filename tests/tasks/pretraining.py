@@ -34,7 +34,16 @@ NARROW: dict[str, dict[str, Any]] = {
 EVERYTHING: dict[str, Any] = {"accumulate": 2, "average": 0.4, "checkpoint_every": 2, "clip": 0.5, "spike": 5}
 ALL_ON = {
     "mae": {**EVERYTHING, "normalised": False, "on_spike": "rollback"},
-    "supervised": {**EVERYTHING, "evaluate_every": 3, "patience": 5, "erase": 0.5, "mixing": 0.8, "operations": 1},
+    "supervised": {
+        **EVERYTHING,
+        "repeats": 2,
+        "sigmoid": True,
+        "evaluate_every": 3,
+        "patience": 5,
+        "erase": 0.5,
+        "mixing": 0.8,
+        "operations": 1,
+    },
 }
 
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("untimed")
         ({"resolution": 17}, "the nearest sizes are 16 and 24"),
         ({"recipe": "vit-b16-imagenet21"}, "There is no recipe 'vit-b16-imagenet21'"),
         ({"recipe": "moco-b16-imagenet"}, "is for the objective moco, not mae"),
-        ({"objective": "moco", "tuning": {"accumulate": 2}}, "set accumulate to 1"),
+        ({"objective": "moco", "tuning": {"accumulate": 2}}, "set accumulate and repeats to 1"),
         ({"device": "cuda:7"}, "There is no device 'cuda:7'"),
     ],
 )

@@ -99,12 +99,33 @@ def test_accumulated_gradients_are_those_of_the_large_batch(count: int) -> None:
     assert [step.metrics for step in cut] == [pytest.approx(step.metrics) for step in whole]
 
 
-def test_what_compares_a_batch_cannot_be_accumulated() -> None:
+@pytest.mark.parametrize("how", ["accumulate", "repeats"])
+def test_what_compares_a_batch_is_neither_cut_nor_shown_a_sample_twice(how: str) -> None:
     class Contrasting(Modular):
         in_batch = True
 
-    with pytest.raises(UserError, match="set accumulate to 1"):
-        run(TrainSettings(2, 8, accumulate=2), objective=Contrasting())
+    with pytest.raises(UserError, match="set accumulate and repeats to 1"):
+        run(TrainSettings(2, 8, **{how: 2}), objective=Contrasting())
+
+
+def test_repeated_views_of_a_sample_differ_and_have_its_label() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Onlooker(Modular):
+        def loss(
+            self, model: nn.Module, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+        ) -> tuple[Tensor, dict[str, float]]:
+            seen.append((views, labels))
+            return super().loss(model, views, labels, chances)
+
+    run(TrainSettings(2, 12, repeats=3), objective=Onlooker(Augmentation(mixing=0.0)), evaluate=None)
+    for views, labels in seen:
+        for first, second in ((0, 1), (1, 2)):
+            parts, own = views.chunk(3), labels.chunk(3)
+            assert torch.equal(own[first], own[second])
+            assert not torch.equal(parts[first], parts[second])
+    with pytest.raises(UserError, match="choose a multiple of 6"):
+        TrainSettings(2, 8, repeats=3)
 
 
 def test_going_back_needs_a_folder() -> None:

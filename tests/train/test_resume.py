@@ -19,7 +19,9 @@ from vitrail.train.state import State
 
 KINDS = {
     "adamw": ALL_ON,
-    "sgd, linear": replace(ALL_ON, optimizer="sgd", schedule="linear", learning_rate=0.05, accumulate=1),
+    "sgd, linear, repeated views": replace(
+        ALL_ON, optimizer="sgd", schedule="linear", learning_rate=0.05, accumulate=1, repeats=2
+    ),
     "no average, no clipping": replace(ALL_ON, average=0, clip=None, schedule="rsqrt", warmup=2, betas=(0.8, 0.9)),
     "bf16": replace(ALL_ON, bf16=True, batch_size=7),
 }

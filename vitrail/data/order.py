@@ -22,18 +22,22 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return -(-samples // batch_size)
 
 
-def batch_at(step: int, samples: int, batch_size: int, seed: int) -> tuple[int, list[int]]:
-    """The epoch that ``step`` falls in, and the samples of its batch.
+def batch_at(step: int, samples: int, batch_size: int, seed: int, repeats: int = 1) -> tuple[int, list[int]]:
+    """The epoch that ``step`` falls in, and the places of its batch: place p shows sample p modulo ``samples``.
 
     Every epoch is another permutation of all samples, dealt to batches of nearly one size. For an even
     ``batch_size`` it is dealt in pairs, so that positions 2k and 2k + 1 of an epoch always share a batch.
+    With ``repeats`` each of the batch's samples stands in it so often, at places of its own (repeated augmentation,
+    1901.09335), one after all the others: neighbours are of different samples.
     """
+    batch_size //= repeats
     steps = steps_per_epoch(samples, batch_size)
     epoch, place = divmod(step, steps)
     order = _order(samples, seed, epoch)
     together = 2 if batch_size % 2 == 0 else 1
     start, stop = (together * (-(-samples // together) * edge // steps) for edge in (place, place + 1))
-    return epoch, [int(index) for index in order[start:stop]]
+    batch = [int(index) for index in order[start:stop]]
+    return epoch, [index + samples * repeat for repeat in range(repeats) for index in batch]
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Learning labels: softmax cross-entropy with label smoothing, mixup and cutmix."""
+"""Learning labels: cross-entropy of softmax or sigmoids, with label smoothing, mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ from vitrail.settings import Augmentation
 
 
 class Supervised(Objective[nn.Module]):
-    """Cross-entropy of a model's logits (B, classes); neighbours in a batch may be mixed with each other."""
+    """Cross-entropy of a model's logits (B, classes); neighbours in a batch may be mixed with each other.
 
-    def __init__(self, how: Preprocessing, policy: Augmentation, smoothing: float = 0.1) -> None:
+    Classes share one probability (softmax), or with ``sigmoid`` each has its own, and their losses are added up.
+    """
+
+    def __init__(self, how: Preprocessing, policy: Augmentation, smoothing: float = 0.1, sigmoid: bool = False) -> None:
         super().__init__()
         self.how = how
         self.policy = policy
         self.smoothing = smoothing
+        self.sigmoid = sigmoid
 
     def views(self, image: Image.Image, chance: np.random.Generator) -> Tensor:
         """A picture -> (C, H, W), augmented."""
@@ -45,13 +49,21 @@ class Supervised(Objective[nn.Module]):
         views, own = mixed(views, self.policy, chances)  # (B, C, H, W), (B,)
         logits = self._logits(model, views, chances)  # (B, classes)
         other = labels[partners(len(labels)).to(labels.device)]
-        losses = own * F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="none")
+        losses = own * self._entropy(logits, labels)
         if bool((own < 1.0).any()):
-            of_other = F.cross_entropy(logits, other, label_smoothing=self.smoothing, reduction="none")
-            losses = losses + (1.0 - own) * of_other
+            losses = losses + (1.0 - own) * self._entropy(logits, other)
         main, others = (one if one.ndim == 1 else one.argmax(dim=-1) for one in (labels, other))
         right = logits.argmax(dim=-1) == torch.where(own >= 0.5, main, others)
         return losses.mean(), {"accuracy": float(right.float().mean())}
+
+    def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, classes) and labels (B,) or (B, classes) -> each sample's loss (B,)."""
+        if not self.sigmoid:
+            return F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="none")
+        classes = logits.shape[1]
+        shares = labels if labels.ndim == 2 else F.one_hot(labels, classes)
+        shares = (1.0 - self.smoothing) * shares.float() + self.smoothing / classes
+        return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=-1)
 
     def _logits(self, model: nn.Module, images: Tensor, chances: Sequence[np.random.Generator]) -> Tensor:
         """Of whole images, or of those patches of each that are not dropped (PatchDropout, 2208.07220, section 3)."""

@@ -239,7 +239,10 @@ class _Logged:
             steps,
             {line["step"]: line["score"] for line in lines if "score" in line},
             {line["step"]: line["seconds"] for line in _lines(folder / TIMING) if "seconds" in line},
-            {step: len(batch_at(step - 1, samples, settings.batch_size, settings.seed)[1]) for step in steps},
+            {
+                step: len(batch_at(step - 1, samples, settings.batch_size, settings.seed, settings.repeats)[1])
+                for step in steps
+            },
         )
 
     def epochs(self) -> list[dict[str, Any]]:

@@ -85,8 +85,11 @@ def train(
     Raises:
         UserError: the loss is lost, the folder is in use or of another run, or the disk is full.
     """
-    if settings.accumulate > 1 and objective.in_batch:
-        raise UserError("This objective compares the samples of a batch, so it cannot be cut: set accumulate to 1.")
+    if objective.in_batch and (settings.accumulate > 1 or settings.repeats > 1):
+        raise UserError(
+            "This objective compares the samples of a batch, so none may be cut and no sample may stand in it twice: "
+            "set accumulate and repeats to 1."
+        )
     if settings.on_spike == "rollback" and folder is None:
         raise UserError("Going back to a checkpoint needs a folder for them: name one.")
     data = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
@@ -119,27 +122,25 @@ def train(
 
 
 Batch = tuple[int, list[int], Iterator[tuple[list[int], Tensor]]]
-"""Epoch, samples, and for each piece of the batch its samples and their views (B, ...)."""
+"""Epoch, places, and for each piece of the batch its places and their views (B, ...)."""
 
 
 def _batches(state: State, view: View, samples: int, settings: TrainSettings) -> Generator[Batch, None, None]:
     """The batches from the state's step on."""
     steps = range(state.step, settings.steps)
-    places = (
-        (epoch, sample)
-        for epoch, batch in (batch_at(step, samples, settings.batch_size, settings.seed) for step in steps)
-        for sample in batch
-    )
+
+    def batch_of(step: int) -> tuple[int, list[int]]:
+        return batch_at(step, samples, settings.batch_size, settings.seed, settings.repeats)
+
+    places = ((epoch, place) for epoch, batch in map(batch_of, steps) for place in batch)
     depth = 2 * -(-settings.batch_size // settings.accumulate)
-    with closing(ahead(places, _Load(view, settings.seed), depth, workers=settings.workers)) as loaded:
+    with closing(ahead(places, _Load(view, settings.seed, samples), depth, workers=settings.workers)) as loaded:
         for step in steps:
-            epoch, batch = batch_at(step, samples, settings.batch_size, settings.seed)
             yield (
-                epoch,
-                batch,
+                *(batch := batch_of(step)),
                 (
                     (piece, torch.from_numpy(np.stack([next(loaded) for _ in piece])))
-                    for piece in pieces(batch, settings.accumulate)
+                    for piece in pieces(batch[1], settings.accumulate)
                 ),
             )
 
@@ -150,9 +151,10 @@ class _Load:
 
     view: View
     seed: int
+    samples: int
 
     def __call__(self, place: tuple[int, int]) -> np.ndarray:
-        array: np.ndarray = self.view(place[1], generator(self.seed, "view", *place)).numpy()
+        array: np.ndarray = self.view(place[1] % self.samples, generator(self.seed, "view", *place)).numpy()
         return array
 
 
@@ -165,20 +167,20 @@ def _gradient(
     device: torch.device,
 ) -> tuple[Step, str]:
     """The gradient of a batch's mean loss, piece by piece, clipped; and why it must not be followed, if so."""
-    epoch, samples, views = batch
+    epoch, places, views = batch
     rate = settings.learning_rate * rate_share(state.step, settings) * state.decisions.rate_factor
     state.learner.train()
     state.optimizer.zero_grad(set_to_none=True)
     total, metrics = 0.0, dict[str, float]()
     for number, (piece, images) in enumerate(views):
-        share = len(piece) / len(samples)
+        share = len(piece) / len(places)
         torch.manual_seed(int(generator(settings.seed, "step", state.step, number).integers(2**63)))
-        chances = [generator(settings.seed, "sample", epoch, sample) for sample in piece]
+        chances = [generator(settings.seed, "sample", epoch, place) for place in piece]
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             loss, told = objective.loss(
                 state.model,
                 images.to(device),
-                labels[piece].to(device),
+                labels[torch.tensor(piece) % len(labels)].to(device),
                 chances,
             )
         (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -186,7 +188,7 @@ def _gradient(
         for name, value in told.items():
             metrics[name] = metrics.get(name, 0.0) + share * value
     norm = nn.utils.clip_grad_norm_(state.learner.parameters(), settings.clip or float("inf")).item()
-    step = Step(state.step + 1, epoch, total, metrics, len(samples), rate, norm)
+    step = Step(state.step + 1, epoch, total, metrics, len(places), rate, norm)
     return step, state.decisions.guard.cause(total, norm, settings)
 
 
