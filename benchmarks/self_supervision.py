@@ -64,8 +64,8 @@ def main() -> None:
     if named:
         return
     verdicts = {arm: verdict(results[arm], results[SCRATCH]) for arm in OBJECTIVES}
-    for arm, accuracies in results.items():
-        print(f"{arm:<16} {' '.join(f'{100 * value:.2f}' for value in accuracies)}", verdicts.get(arm, ""))
+    for arm, values in results.items():
+        print(f"{arm:<16} {' '.join(f'{100 * value:.2f}' for value in values)}", verdicts.get(arm, ""))
     record("self_supervision/verdicts", {"accuracies": results, "verdicts": verdicts})
     draw()
     write_section(DOCS / "pretrain.md", "self-supervision", table(results, verdicts))
