@@ -37,7 +37,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
 
 def weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D/K) + bias) for q (B, K, n, D/K) and k (B, K, N, D/K): (B, K, n, N)."""
-    logits = q @ k.mT * q.shape[-1] ** -0.5
+    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     return torch.softmax(logits if bias is None else logits + bias, dim=-1)
 
 
@@ -82,7 +82,7 @@ def proportional(sizes: Tensor, q: Tensor) -> Tensor:
 
     Token merging's proportional attention (2210.09461, equation 1).
     """
-    return sizes.log().to(q.dtype).mT.unsqueeze(1)
+    return sizes.log().to(q.dtype).transpose(-2, -1).unsqueeze(1)
 
 
 class Attention(nn.Module):

@@ -40,7 +40,7 @@ class Offsets(Relation):
     def bias(self, q: Tensor, queries: slice) -> Tensor:
         """(B, K, n, D/K) -> (B, K, n, N)."""
         table = torch.cat([self.offsets.flatten(0, -2), self.special, self.special.new_zeros(1, q.shape[-1])])
-        products = (q * q.shape[-1] ** -0.5) @ table.to(q.dtype).mT  # (B, K, n, rows of the table)
+        products = (q * q.shape[-1] ** -0.5) @ table.to(q.dtype).transpose(-2, -1)  # (B, K, n, rows of the table)
         tokens = torch.arange(queries.start, queries.stop, device=q.device)
         rows = self._rows(tokens, len(table) - 1)  # (n, N)
         bias: Tensor = products.gather(-1, rows.expand(*products.shape[:2], -1, -1))

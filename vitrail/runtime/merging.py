@@ -55,7 +55,7 @@ def match(keys: Tensor, special: int, merged: int) -> Matching:
     B, _, N, _ = keys.shape
     with torch.autocast(keys.device.type, enabled=False):  # in bfloat16 too many pairs would seem equally similar
         metric = F.normalize(keys[:, :, special:].float().mean(dim=1), dim=-1)  # (B, n, D/K)
-        scores = metric[:, ::2] @ metric[:, 1::2].mT  # (B, a, b)
+        scores = metric[:, ::2] @ metric[:, 1::2].transpose(-2, -1)  # (B, a, b)
     best, partner = scores.max(dim=-1)  # (B, a) each
     order = best.topk(best.shape[1], dim=-1).indices  # all of them, most similar first
     go, rest = order[:, :merged], order[:, merged:].sort(dim=-1).values  # (B, r), (B, a - r)
