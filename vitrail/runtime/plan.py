@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from vitrail.config import suggestion
+from vitrail.errors import UserError
 
 Backend = Literal["eager", "compiled", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
+FILE = "runtime.json"
+"""In a model's folder: what ``vitrail tune`` found, a ``Tuned``."""
+BUILDS = "builds"
+"""In a model's folder: what engines were built, a folder each."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +29,39 @@ class Runtime:
     batch_size: int = 32
     threads: int | None = None
     """None: as many as there are cores."""
+
+    @property
+    def name(self) -> str:
+        """``openvino:int8``, with how many tokens are merged where some are, and threads where they are said."""
+        merged = f", {sum(self.merging)} merged" if any(self.merging) else ""
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        return f"{self.backend}:{self.precision}{merged}{threads}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The way that was found to be the fastest, and what was measured of it."""
+
+    runtime: Runtime
+    images_per_second: float
+    accuracy: float
+    loss: float
+    """Points of accuracy less than in eager fp32, on the same pictures."""
+    interval: tuple[float, float]
+    """Of ``loss``, 95 %."""
+    images: int
+    """That ``loss`` was measured on."""
+    processor: str
+
+
+def parse(text: str) -> Runtime:
+    """``openvino``, ``openvino:int8``: a backend, and a precision where it is not the backend's usual.
+
+    Raises:
+        UserError: there is no such backend or precision.
+    """
+    backend, _, precision = text.partition(":")
+    for word, known, what in ((backend, Backend, "backend"), (precision or "fp32", Precision, "precision")):
+        if word not in get_args(known):
+            raise UserError(f"There is no {what} {word!r}{suggestion(word, get_args(known))}.")
+    return Runtime(backend, precision or "fp32")  # type: ignore[arg-type]

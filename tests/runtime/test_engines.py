@@ -1,0 +1,197 @@
+"""Engines give what the model gives, whatever the model is made of; one that does not is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, ResNetConfig, ViTConfig
+from vitrail.errors import UserError
+from vitrail.model.build import build
+from vitrail.model.vision import VisionTransformer
+from vitrail.runtime import engines, openvino
+from vitrail.runtime.engines import BOUNDS, Rejected, available, engine
+from vitrail.runtime.merging import Merged
+from vitrail.runtime.plan import BUILDS, Runtime
+from vitrail.runtime.sizes import in_sizes
+
+PLAIN = ViTConfig(EncoderConfig(2, 24, 3, 48), (8, 8), (16, 24), head=HeadConfig(classes=3))
+MODELS = {
+    "plain": PLAIN,
+    "scaled, registers, tanh": replace(
+        PLAIN,
+        tokens=("class", "register", "register"),
+        encoder=replace(PLAIN.encoder, layer_scale=0.5, mlp="gelu-tanh"),
+    ),
+    "swiglu, two layers, mean": replace(
+        PLAIN, encoder=replace(PLAIN.encoder, mlp="swiglu"), head=HeadConfig(("class", "mean"), 2)
+    ),
+    "sincos, attention pooling": replace(PLAIN, position=PositionConfig("sincos-2d"), head=HeadConfig(("map",))),
+    "rope": replace(PLAIN, position=PositionConfig("rope-2d"), encoder=replace(PLAIN.encoder, heads=2)),
+    "relative": replace(PLAIN, position=PositionConfig("relative-2d", clip=(1, 1))),
+    "2-D, every layer": replace(PLAIN, position=PositionConfig("learned-2d", place="every-layer")),
+}
+GRAPHS = ("onnx:fp32", "openvino:fp32")
+CASES = [(kind, "openvino:fp32") for kind in MODELS] + [(kind, "onnx:fp32") for kind in ("plain", "relative")]
+
+
+def _model(config: ViTConfig) -> VisionTransformer:
+    model = build(config)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in model.parameters():
+        tensor.data = torch.randn(tensor.shape, generator=generator) * 0.2
+    return model.eval()
+
+
+def _pictures(config: ViTConfig, count: int = 5) -> Tensor:
+    return torch.randn(count, config.channels, *config.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def _way(name: str, **more: Any) -> Runtime:
+    backend, precision = name.split(":")
+    return Runtime(backend, precision, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "way"), CASES)
+def test_graphs_give_what_the_model_gives_in_batches_of_any_size(kind: str, way: str, tmp_path: Path) -> None:
+    model = _model(MODELS[kind])
+    made = engine(model, _way(way, batch_size=4), None, tmp_path)
+    for count in (1, 3, 4, 9):
+        images = _pictures(model.config, count)
+        with torch.no_grad():
+            truth = model.features(images)
+        assert torch.allclose(made(images), truth, atol=2e-4), count
+
+
+@pytest.mark.parametrize("way", ["eager:fp32", *GRAPHS])
+def test_merged_graphs_give_what_merged_models_give(way: str, tmp_path: Path) -> None:
+    model = _model(PLAIN)
+    images = _pictures(PLAIN)
+    with torch.no_grad():
+        truth = Merged(model, (2, 1))(images)
+    assert torch.allclose(engine(model, _way(way, merging=(2, 1)), None, tmp_path)(images), truth, atol=2e-4)
+
+
+def test_eight_bits_are_near_and_need_pictures(tmp_path: Path) -> None:
+    model, images = _model(replace(PLAIN, encoder=replace(PLAIN.encoder, width=48))), _pictures(PLAIN, 16)
+    for way in ("onnx:int8", "openvino:int8"):
+        with pytest.raises(UserError, match="run vitrail tune with labelled pictures first"):
+            engine(model, _way(way), None, tmp_path)
+        made = engine(model, _way(way), images, tmp_path)
+        with torch.no_grad():
+            truth = model.features(images)
+        apart = float(((made(images) - truth).norm(dim=-1) / truth.norm(dim=-1)).mean())
+        assert 1e-4 < apart < BOUNDS["int8"], "quantised, and not far"
+        assert torch.equal(engine(model, _way(way), None, tmp_path)(images), made(images)), "the build is taken again"
+
+
+def test_a_backend_that_is_wrong_on_this_machine_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = openvino.OpenVINO._features
+    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: usual(self, images) * 1.02)
+    with pytest.raises(Rejected, match=r"openvino:fp32 gives features that are 0\.02 of their length from"):
+        engine(_model(PLAIN), _way("openvino:fp32"), None, tmp_path)
+    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: usual(self, images) * float("nan"))
+    with pytest.raises(Rejected, match="nan of their length"):
+        engine(_model(PLAIN), _way("openvino:fp32"), None, tmp_path)
+    assert not list((tmp_path / BUILDS).iterdir()), "nothing wrong is kept"
+
+
+def test_where_eight_bits_are_too_few_sensitive_layers_keep_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scopes: list[str] = []
+    usual = openvino.build
+
+    def follow(module: Any, example: Tensor, folder: Path, pictures: Tensor | None, sensitive: str = "") -> None:
+        scopes.append(sensitive)
+        usual(module, example, folder, pictures, sensitive)
+
+    monkeypatch.setattr(openvino, "build", follow)
+    monkeypatch.setitem(BOUNDS, "int8", 1e-9)
+    with pytest.raises(Rejected):
+        engine(_model(PLAIN), _way("openvino:int8"), _pictures(PLAIN, 8), tmp_path)
+    assert scopes == list(openvino.SENSITIVE)
+
+
+def test_a_build_is_made_once_and_again_if_it_is_damaged_or_the_model_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Path] = []
+    usual = openvino.build
+
+    def follow(module: Any, example: Tensor, folder: Path, *more: Any) -> None:
+        built.append(folder)
+        usual(module, example, folder, *more)
+
+    monkeypatch.setattr(openvino, "build", follow)
+    model, way, images = _model(PLAIN), _way("openvino:fp32"), _pictures(PLAIN)
+    first = engine(model, way, None, tmp_path)(images)
+    assert torch.equal(engine(model, way, None, tmp_path)(images), first)
+    assert len(built) == 1
+    (folder,) = (tmp_path / BUILDS).iterdir()
+    (folder / "model.xml").write_text("<net")
+    assert torch.equal(engine(model, way, None, tmp_path)(images), first)
+    assert len(built) == 2
+    model.norm.bias.data += 1
+    other = engine(model, way, None, tmp_path)(images)
+    assert len(built) == 3
+    assert not torch.allclose(other, first)
+
+
+def test_what_cannot_be_run_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(PLAIN)
+    for way, words in (
+        ("eager:int8", "PyTorch runs no model in int8"),
+        ("onnx:bf16", "no bf16 on a processor"),
+    ):
+        with pytest.raises(UserError, match=words):
+            engine(model, _way(way), _pictures(PLAIN))
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(UserError, match=r"needs openvino: pip install 'vitrail\[fast\]'"):
+        engine(model, _way("openvino:fp32"))
+    relative = _model(MODELS["relative"])
+    with pytest.raises(UserError, match="Tokens cannot be merged"):
+        engine(relative, _way("openvino:fp32", merging=(1, 0)))
+
+
+def test_the_hybrid_stem_too(tmp_path: Path) -> None:
+    stem = ResNetConfig(layers=(1, 1), width=32)
+    config = ViTConfig(EncoderConfig(1, 24, 3, 48), (1, 1), (32, 32), stem=stem)
+    model = _model(config)
+    images = _pictures(config, 2)
+    with torch.no_grad():
+        truth = model.features(images)
+    assert torch.allclose(engine(model, _way("openvino:fp32"), None, tmp_path)(images), truth, atol=1e-3)
+
+
+def test_what_can_be_tried_here() -> None:
+    found = available(torch.device("cpu"))
+    assert ("eager", "fp32") in found
+    assert {("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")} <= set(found)
+    assert all(backend == "eager" for backend, _ in available(torch.device("meta")))
+
+
+@pytest.mark.parametrize(("count", "most", "sizes"), [(1, 32, [1]), (5, 32, [8]), (9, 4, [4, 4, 1]), (7, 6, [6, 1])])
+def test_batches_come_in_few_sizes(count: int, most: int, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    def run(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images.sum(dim=(1, 2, 3))[:, None]
+
+    images = _pictures(PLAIN, count)
+    assert torch.allclose(in_sizes(run, images, most), images.sum(dim=(1, 2, 3))[:, None])
+    assert seen == sizes
+
+
+def test_compiled_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it is compiled is inductor's business; that the answer is held against the model is ours."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: lambda images: module(images) + 0.5)
+    with pytest.raises(Rejected, match="compiled:fp32"):
+        engine(_model(PLAIN), _way("compiled:fp32"))
+    assert engines.CHECKED == 8

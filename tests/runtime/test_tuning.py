@@ -1,0 +1,136 @@
+"""The search for the fastest way, over speeds and losses that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitrail.errors import UserError
+from vitrail.runtime.plan import Backend, Precision, Runtime, parse
+from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
+
+REFERENCE = Runtime("eager", "fp32")
+WAYS = [Runtime(backend, precision) for backend in get_args(Backend) for precision in get_args(Precision)]
+SCHEDULES = [(level, 0) for level in range(1, 20)]
+
+
+class Fake:
+    """A machine: a speed and a loss for every way, each counted when it is asked for."""
+
+    def __init__(self, speeds: Sequence[float], losses: Sequence[float]) -> None:
+        self.speed = dict(zip(WAYS, speeds, strict=True))
+        self.lost = dict(zip(WAYS, losses, strict=True))
+        self.lost[REFERENCE] = 0.0
+        self.judged: list[Runtime] = []
+
+    def speeds(self, ways: Sequence[Runtime]) -> dict[Runtime, float | str]:
+        found: dict[Runtime, float | str] = {}
+        for way in ways:
+            plain = replace(way, merging=())
+            found[way] = self.speed[plain] * (1 + sum(way.merging) / 40) if self.speed[plain] > 0 else "It is broken."
+        return found
+
+    def loss(self, way: Runtime) -> Loss:
+        self.judged.append(way)
+        points = self.lost[replace(way, merging=())] + sum(way.merging) / 10
+        return Loss(1 - points / 100, points, points - 1, points + 1)
+
+
+machines = st.builds(
+    Fake,
+    st.lists(st.floats(1, 100), min_size=len(WAYS), max_size=len(WAYS)),
+    st.lists(st.floats(-1, 3), min_size=len(WAYS), max_size=len(WAYS)),
+)
+
+
+@given(machine=machines, allowed=st.floats(0, 2))
+def test_the_winner_is_that_of_a_full_sweep(machine: Fake, allowed: float) -> None:
+    tuner = Tuner(machine.speeds, machine.loss, allowed)
+    best = tuner.plain(WAYS, REFERENCE)
+    fit = [way for way in WAYS if machine.lost[way] <= allowed]
+    assert best.speed == max(machine.speed[way] for way in fit)
+    faster = [way for way in WAYS if machine.speed[way] >= best.speed]
+    assert set(machine.judged) <= {REFERENCE, best.runtime, *faster}, "the accuracy of what cannot win is not asked"
+
+
+@given(machine=machines, allowed=st.floats(0, 2))
+def test_as_much_is_merged_as_is_allowed(machine: Fake, allowed: float) -> None:
+    tuner = Tuner(machine.speeds, machine.loss, allowed)
+    plain = tuner.plain(WAYS, REFERENCE)
+    best = tuner.merged(plain, SCHEDULES, REFERENCE)
+    fit = [m for m in SCHEDULES if sum(m) / 10 <= allowed and machine.lost[plain.runtime] + sum(m) / 10 <= allowed]
+    assert best.runtime.merging == (fit[-1] if fit else ())
+    assert best.loss is not None
+    assert best.loss.points <= allowed
+
+
+@pytest.mark.parametrize(("gain", "wins"), [(1.05, False), (1.2, True)])
+def test_a_tie_changes_nothing(gain: float, wins: bool) -> None:
+    other = replace(REFERENCE, batch_size=8)
+    tuner = Tuner(
+        lambda ways: {way: 10 * (gain if way == other else 1) for way in ways}, Fake([1] * 12, [0] * 12).loss, 1
+    )
+    best = tuner.plain([], REFERENCE)
+    found = tuner.varied(best, [other])
+    assert (found.runtime == other) == wins
+    assert found.loss == best.loss
+
+
+def test_what_cannot_be_had_is_left_out_and_named() -> None:
+    machine = Fake([0 if way.backend == "openvino" else 5 for way in WAYS], [0] * len(WAYS))
+    tuner = Tuner(machine.speeds, machine.loss, 0.3)
+    best = tuner.plain(WAYS, REFERENCE)
+    found = tuner.found(best)
+    assert set(found.left_out) == {"openvino:fp32", "openvino:bf16", "openvino:int8"}
+    assert found.left_out["openvino:int8"] == "It is broken."
+    assert best.runtime.backend != "openvino"
+    broken = Fake([0] * len(WAYS), [0] * len(WAYS))
+    with pytest.raises(UserError, match=r"cannot be run here: It is broken\."):
+        Tuner(broken.speeds, broken.loss, 0.3).plain(WAYS, REFERENCE)
+
+
+def test_when_the_time_is_over_what_was_measured_counts() -> None:
+    machine = Fake(range(1, len(WAYS) + 1), [0] * len(WAYS))
+    tuner = Tuner(machine.speeds, machine.loss, 0.3, deadline=0)
+    best = tuner.plain(WAYS, REFERENCE)
+    assert best.runtime == REFERENCE
+    assert best.loss is not None
+    assert tuner.merged(best, SCHEDULES, REFERENCE) == best
+    assert all("time was over" in why for why in tuner.found(best).left_out.values())
+
+
+@given(points=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    trials = [
+        Trial(Runtime(batch_size=number + 1), speed, Loss(accuracy / 10, 0, 0, 0))
+        for number, (speed, accuracy) in enumerate(points)
+    ]
+    front = {(trial.speed, trial.loss.accuracy) for trial in Search(trials[0], tuple(trials), {}).front() if trial.loss}
+    for speed, tenths in points:
+        beaten = any(s >= speed and a >= tenths and (s, a) != (speed, tenths) for s, a in points)
+        assert ((speed, tenths / 10) in front) == (not beaten)
+
+
+def test_turns_are_taken() -> None:
+    order: list[str] = []
+    runs = {Runtime(): lambda: order.append("a"), Runtime("onnx"): lambda: order.append("b")}
+    speeds = by_turns(runs, 8, turns=2)
+    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert all(speed > 0 for speed in speeds.values())
+
+
+def test_words_for_ways() -> None:
+    assert parse("openvino:int8") == Runtime("openvino", "int8")
+    assert parse("compiled") == Runtime("compiled", "fp32")
+    assert Runtime("onnx", "int8", (3, 4), threads=1).name == "onnx:int8, 7 merged, 1 threads"
+    for text, words in (
+        ("openvno", "no backend 'openvno'; the nearest is openvino"),
+        ("onnx:int4", "no precision 'int4'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse(text)

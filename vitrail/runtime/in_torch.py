@@ -1,0 +1,43 @@
+"""A model's features by PyTorch itself, as it is or compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.model.compiling import need_compiler
+from vitrail.runtime.plan import Precision
+from vitrail.runtime.sizes import in_sizes
+
+
+class InTorch:
+    """A module that gives features, in bf16 autocast or float32, compiled by inductor or not.
+
+    Compiled, weights become constants that are packed for the processor's products, and every size of batch is
+    compiled once; inductor keeps what it has compiled in a folder of its own.
+
+    Raises:
+        UserError: compilation is asked for and there is no C++ compiler.
+    """
+
+    def __init__(self, module: nn.Module, precision: Precision, most: int, threads: int | None, compiled: bool) -> None:
+        self.precision = precision
+        self.most = most
+        self.threads = threads or torch.get_num_threads()
+        self.compiled = compiled
+        if compiled:
+            need_compiler()
+            self.run = torch.compile(module, dynamic=False, options={"freezing": True})
+        else:
+            self.run = module
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, F)."""
+        return in_sizes(self._features, images, self.most) if self.compiled else self._features(images)
+
+    def _features(self, images: Tensor) -> Tensor:
+        if torch.get_num_threads() != self.threads:  # of the process, and others may want their own
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            features: Tensor = self.run(images)
+        return features.float()

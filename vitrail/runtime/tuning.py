@@ -1,0 +1,185 @@
+"""Which way to run a model is the fastest that keeps enough of its accuracy: the search, over what is measured.
+
+Speeds are asked for of every way, losses only of those that could win: from the fastest down, until one loses little
+enough. Merging is then searched for on that one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vitrail.errors import UserError
+from vitrail.runtime.plan import Runtime
+
+TIE = 1.1
+"""Times as fast that is no difference."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a way of running costs, on the same pictures as eager fp32."""
+
+    accuracy: float
+    points: float
+    """Of top-1 accuracy lost; negative: gained."""
+    low: float
+    high: float
+    """Its 95 % interval, by a paired bootstrap."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of running, and what is known of it."""
+
+    runtime: Runtime
+    speed: float
+    """Pictures a second."""
+    loss: Loss | None = None
+    """None: slower than one that loses little enough, so nobody asked."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found."""
+
+    best: Trial
+    trials: tuple[Trial, ...]
+    """All that was measured, fastest first."""
+    left_out: Mapping[str, str]
+    """Ways that could not be had, or not in time, and why."""
+
+    def front(self) -> list[Trial]:
+        """Of those whose loss is known, the ones that none other beats in both speed and accuracy; fastest first."""
+        known = [trial for trial in self.trials if trial.loss is not None]
+        return [
+            one
+            for one in known
+            if not any(
+                other.speed >= one.speed and _accuracy(other) >= _accuracy(one) and other is not one
+                and (other.speed, _accuracy(other)) != (one.speed, _accuracy(one))
+                for other in known
+            )
+        ]  # fmt: skip
+
+
+def _accuracy(trial: Trial) -> float:
+    assert trial.loss is not None
+    return trial.loss.accuracy
+
+
+@dataclass
+class Tuner:
+    """Measures and decides.
+
+    Args:
+        speeds: ways of running -> pictures a second of each, or why it cannot be had.
+        loss: of a way of running.
+        allowed: points of accuracy that may be lost, by the estimate.
+        deadline: of ``time.monotonic``, after which nothing new is begun.
+    """
+
+    speeds: Callable[[Sequence[Runtime]], Mapping[Runtime, float | str]]
+    loss: Callable[[Runtime], Loss]
+    allowed: float
+    deadline: float = float("inf")
+
+    def __post_init__(self) -> None:
+        self.trials: dict[Runtime, Trial] = {}
+        self.left_out: dict[str, str] = {}
+
+    def plain(self, ways: Iterable[Runtime], reference: Runtime) -> Trial:
+        """The fastest of ``ways`` that loses at most what is allowed; ``reference`` loses nothing.
+
+        Raises:
+            UserError: none can be had, not even the reference.
+        """
+        self._time([*dict.fromkeys([reference, *ways])])
+        if reference not in self.trials:
+            raise UserError(f"The model cannot be run here: {self.left_out.get(reference.name, 'no time was left')}")
+        nothing_lost = self.loss(reference)
+        self.trials[reference] = replace(self.trials[reference], loss=nothing_lost)
+        for runtime in sorted(self.trials, key=lambda one: -self.trials[one].speed):
+            trial = self.judge(runtime)
+            if trial is not None and trial.loss is not None and trial.loss.points <= self.allowed:
+                return trial
+        return self.trials[reference]
+
+    def merged(self, best: Trial, schedules: Sequence[tuple[int, ...]], stand_in: Runtime) -> Trial:
+        """The best so far, or a faster one that merges tokens; ``schedules`` go from few merged to many.
+
+        How much may be merged is found by bisection (losses are taken to grow with it) in the way ``stand_in``, which
+        needs no building; then the way itself is built with as much, or with less until it loses little enough.
+        """
+        low, high = 0, len(schedules)  # those below low are allowed, those from high on are not
+        while low < high and not self.late():
+            middle = (low + high) // 2
+            if self.loss(replace(stand_in, merging=schedules[middle])).points <= self.allowed:
+                low = middle + 1
+            else:
+                high = middle
+        for merging in reversed(schedules[:low]):
+            if self.late():
+                break
+            runtime = replace(best.runtime, merging=merging)
+            self._time([best.runtime, runtime])
+            trial = self.judge(runtime)
+            if trial is None or trial.loss is None:
+                break
+            if trial.loss.points <= self.allowed:
+                return max(self.trials[best.runtime], trial, key=lambda one: one.speed)
+        return self.trials[best.runtime]
+
+    def varied(self, best: Trial, others: Sequence[Runtime]) -> Trial:
+        """The best so far, or one of ``others``, which give the same answers in other batches or threads.
+
+        It must be faster by more than ``TIE``: less is noise, and would be decided otherwise the next time.
+        """
+        self._time([best.runtime, *others])
+        for runtime in others:
+            if runtime in self.trials:
+                self.trials[runtime] = replace(self.trials[runtime], loss=best.loss)
+        best = self.trials[best.runtime]
+        first = max((self.trials[one] for one in others if one in self.trials), key=lambda one: one.speed, default=best)
+        return first if first.speed > TIE * best.speed else best
+
+    def judge(self, runtime: Runtime) -> Trial | None:
+        """A way's trial with its loss, measured if it is not known and there is time."""
+        trial = self.trials.get(runtime)
+        if trial is not None and trial.loss is None:
+            if self.late():
+                self.left_out[runtime.name] = "its accuracy was not measured, for the time was over"
+                return None
+            trial = self.trials[runtime] = replace(trial, loss=self.loss(runtime))
+        return trial
+
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.deadline
+
+    def found(self, best: Trial) -> Search:
+        """All of it."""
+        return Search(best, tuple(sorted(self.trials.values(), key=lambda one: -one.speed)), dict(self.left_out))
+
+    def _time(self, ways: Sequence[Runtime]) -> None:
+        for runtime, speed in self.speeds(ways).items():
+            if isinstance(speed, str):
+                self.left_out[runtime.name] = speed
+            else:
+                known = self.trials.get(runtime)
+                self.trials[runtime] = Trial(runtime, speed, None if known is None else known.loss)
+
+
+def by_turns(runs: Mapping[Runtime, Callable[[], object]], pictures: int, turns: int = 3) -> dict[Runtime, float]:
+    """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike."""
+    times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
+    for run in runs.values():
+        run()  # what is made at the first call is no part of it
+    for _ in range(turns):
+        for runtime, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[runtime].append(time.perf_counter() - start)
+    return {runtime: pictures / statistics.median(own) for runtime, own in times.items()}
