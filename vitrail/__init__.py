@@ -17,6 +17,7 @@ _TASKS = {
     "finetune": "vitrail.tasks.finetune",
     "inspect": "vitrail.tasks.inspection",
     "pretrain": "vitrail.tasks.pretrain",
+    "tune": "vitrail.tasks.tune",
 }
 
 __all__ = ["__version__", *_TASKS]
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vitrail.tasks.finetune import finetune
     from vitrail.tasks.inspection import inspect
     from vitrail.tasks.pretrain import pretrain
+    from vitrail.tasks.tune import tune
 
 
 def __getattr__(name: str) -> Any:

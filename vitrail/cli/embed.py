@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, Runtime, print_json
 
 
 def embed(
@@ -20,13 +20,14 @@ def embed(
     ],
     batch_size: BatchSize = 32,
     device: Device = None,
+    runtime: Runtime = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write the features of pictures, which the classifier sees, to a file; exit code 1 if any could not be read."""
     from vitrail.tasks import embedding as task
 
-    result = task.embed(model, pictures, out, batch_size=batch_size, device=device, quiet=quiet)
+    result = task.embed(model, pictures, out, batch_size=batch_size, device=device, runtime=runtime, quiet=quiet)
     if as_json:
         print_json(result.to_dict())
     else:

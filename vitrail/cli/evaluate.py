@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet, print_json
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, Runtime, print_json
 
 
 def evaluate(
@@ -19,6 +19,7 @@ def evaluate(
     ],
     batch_size: BatchSize = 32,
     device: Device = None,
+    runtime: Runtime = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -26,7 +27,7 @@ def evaluate(
     from vitrail.report.terminal import Show, show_evaluation
     from vitrail.tasks.classifier import load
 
-    result = load(model, device=device, quiet=quiet).evaluate(data, batch_size, quiet)
+    result = load(model, device=device, runtime=runtime, quiet=quiet).evaluate(data, batch_size, quiet)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -25,6 +25,7 @@ from vitrail.cli.recipes import recipes
 from vitrail.cli.report import report
 from vitrail.cli.reproduce import reproduce
 from vitrail.cli.show import show
+from vitrail.cli.tune import tune
 from vitrail.errors import UserError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ for command in (
     recipes,
     reproduce,
     noisy_student,
+    tune,
 ):
     app.command()(command)
 

@@ -20,6 +20,12 @@ Architecture = Annotated[
     typer.Option(help="What a bare state dict is (vit_base_patch16_224, dino_vits16, vit_b_16), or none (ViT-S/16)."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run through the model at a time.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="Run it by eager, compiled, onnx or openvino, or openvino:int8 and so on; else as vitrail tune found."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, and so on; by default the fastest kind here.")]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet
+from vitrail.cli.options import BatchSize, Device, Json, Quiet, Runtime
 from vitrail.errors import UserError
 
 
@@ -22,6 +22,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to give for each picture, likeliest first.")] = 1,
     batch_size: BatchSize = 32,
     device: Device = None,
+    runtime: Runtime = None,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: path, label and probability by rank, reason.")
     ] = False,
@@ -36,7 +37,7 @@ def predict(
     if as_csv and as_json:
         raise UserError("--csv and --json exclude each other: choose one.")
     paths = iter_images(pictures)
-    classifier = task.load(model, device=device, quiet=quiet)
+    classifier = task.load(model, device=device, runtime=runtime, quiet=quiet)
     classes = classifier.classes()
     rows = predictions(classifier.predictor, classifier.card, classes, paths, top, batch_size)
     first = next(rows, None)  # a mistake is to come before anything is printed

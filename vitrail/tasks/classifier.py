@@ -15,8 +15,10 @@ from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.model.build import blank, build
 from vitrail.report.terminal import Show
+from vitrail.runtime.plan import Runtime
 from vitrail.runtime.predictor import Predictor
 from vitrail.tasks.prediction import Embedding, Prediction, embeddings, predictions
+from vitrail.tasks.running import folder_of, running
 from vitrail.weights.load import Loaded, Source, load_weights
 from vitrail.weights.report import LoadReport
 from vitrail.weights.store import write_model
@@ -33,7 +35,7 @@ class Classifier:
         model: the ``VisionTransformer`` itself, an ordinary ``torch.nn.Module``.
         card: architecture, preprocessing, class names and provenance.
         report: what happened to every tensor when it was loaded.
-        predictor: how it is run here: device and precision.
+        predictor: how it is run here: device, precision, engine.
     """
 
     def __init__(self, loaded: Loaded, device: str | None = None) -> None:
@@ -124,6 +126,7 @@ def load(
     resampling: Resampling | None = None,
     architecture: str | None = None,
     device: str | None = None,
+    runtime: str | Runtime | None = None,
     quiet: bool = False,
 ) -> Classifier:
     """Load a model from anywhere.
@@ -139,13 +142,16 @@ def load(
         architecture: what a bare state dict is, as timm calls it, such as ``vit_base_patch16_224``; for
             ``none``, a variant such as ``ViT-B/16``.
         device: ``cpu``, ``cuda`` and so on; None: the fastest here.
+        runtime: how to run it: ``eager``, ``compiled``, ``onnx`` or ``openvino``, with a precision as in
+            ``openvino:bf16``, or a ``Runtime``; None: as ``vitrail tune`` found, for a model as it is stored.
         quiet: no progress bar while downloading.
 
     Raises:
-        UserError: the source is unknown, unreachable, damaged, or not a model Vitrail can build.
+        UserError: the source is unknown, unreachable, damaged, or not a model Vitrail can build, or it cannot be
+            run as asked.
     """
-    size = None if image_size is None else parse_size(image_size)
-    with download_progress(Show(quiet), str(source) if isinstance(source, (str, Path)) else "") as progress:
+    size, show = None if image_size is None else parse_size(image_size), Show(quiet)
+    with download_progress(show, str(source) if isinstance(source, (str, Path)) else "") as progress:
         loaded = load_weights(
             source,
             image_size=size,
@@ -155,7 +161,11 @@ def load(
             classes=classes,
             progress=progress,
         )
-    return Classifier(loaded, device)
+    classifier = Classifier(loaded, device)
+    as_stored = (size, heads, classes, device) == (None,) * 4
+    if runtime is not None or as_stored:
+        classifier.predictor = running(classifier.predictor, folder_of(source), runtime, show)
+    return classifier
 
 
 @contextmanager

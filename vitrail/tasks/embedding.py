@@ -14,6 +14,7 @@ from vitrail.atomic import new_file, refuse_unwritable
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
+from vitrail.runtime.plan import Runtime
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.parquet import pyarrow, write_parquet
 
@@ -44,6 +45,7 @@ def embed(
     *,
     batch_size: int = 32,
     device: str | None = None,
+    runtime: str | Runtime | None = None,
     quiet: bool = False,
 ) -> Embedded:
     """Write what the model's classifier sees of each picture to ``out``.
@@ -53,6 +55,7 @@ def embed(
         pictures: files and folders.
         out: ``.npz`` with the arrays paths (n,) and features (n, F) float32, or ``.parquet`` with the
             columns path and features.
+        runtime: as for ``load``.
 
     Raises:
         UserError: ``out`` has another ending, a path does not exist, no picture could be read, or the
@@ -66,7 +69,7 @@ def embed(
         pyarrow(", or write .npz instead")
     refuse_unwritable(out)
     paths = iter_images(pictures)
-    classifier = model if isinstance(model, Classifier) else load(model, device=device, quiet=quiet)
+    classifier = model if isinstance(model, Classifier) else load(model, device=device, runtime=runtime, quiet=quiet)
     kept: list[Path] = []
     rows: list[np.ndarray] = []
     unreadable: list[tuple[Path, str]] = []

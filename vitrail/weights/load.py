@@ -114,9 +114,8 @@ def _read(
     progress: wheel.Progress | None,
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
     path = Path(source) if isinstance(source, (str, Path)) else None
-    if path is not None and os.path.isdir(path) and store.is_model(path / "model"):
-        path = path / "model"  # a run folder stands for the model in it
-    if path is not None and os.path.isdir(path) and store.is_model(path):
+    if path is not None and (own := store.model_folder(path)) is not None:
+        path = own
         _refuse(architecture, name)
         card, tensors = store.read_model(path)
         _check_shapes(tensors, shapes(card.architecture), name)

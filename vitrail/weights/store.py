@@ -71,6 +71,13 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     return card, read_tensors(folder / "model.safetensors")
 
 
+def model_folder(path: Path) -> Path | None:
+    """The folder of a model that ``path`` names: its own, or the one in a run folder; None: it names none of ours."""
+    if not os.path.isdir(path):
+        return None
+    return next((folder for folder in (path / "model", path) if is_model(folder)), None)
+
+
 def is_model(folder: Path) -> bool:
     """Whether ``folder`` holds a model that ``write_model`` wrote."""
     try:

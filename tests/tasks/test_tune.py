@@ -1,0 +1,149 @@
+"""Tuning writes down what is the fastest, those that run a model take it, and what is wrong is a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitrail
+from vitrail.errors import UserError
+from vitrail.runtime.engines import engine
+from vitrail.runtime.in_torch import InTorch
+from vitrail.runtime.plan import BUILDS, FILE, Runtime
+from vitrail.tasks import tune as task
+from vitrail.tasks.running import read_tuned, write_tuned
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model that tells dark from light, and 24 pictures of each."""
+    folder = tmp_path_factory.mktemp("tune")
+    chance = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / name / f"{number}.png")
+    vitrail.pretrain(
+        folder / "photos", folder / "run", objective="supervised", steps=30, batch_size=8, learning_rate=1e-2,
+        layers=2, width=24, heads=3, patch=4, resolution=16, quiet=True, tuning={"mixing": 0.0},
+    )  # fmt: skip
+    return folder / "run", folder / "photos"
+
+
+@pytest.fixture
+def model(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "run"))
+
+
+def _few(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[str, str]) -> None:
+    monkeypatch.setattr(task, "available", lambda device: pairs)
+
+
+def test_what_is_found_is_written_and_taken(
+    model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few(monkeypatch, ("eager", "fp32"), ("openvino", "fp32"))
+    usual = task.by_turns
+    monkeypatch.setattr(
+        task,
+        "by_turns",
+        lambda runs, pictures, turns=3: {
+            way: speed * (1e6 if way.backend == "openvino" else 1) for way, speed in usual(runs, pictures, 1).items()
+        },
+    )
+    plain = vitrail.load(model).predict(made[1])
+    found = vitrail.tune(model, made[1], max_loss=5, quiet=True)
+    assert found.tuned.runtime.backend == "openvino"
+    assert found.tuned.images == 36, "a quarter is for calibration"
+    assert (model / "model" / "tune.png").stat().st_size > 5000
+    assert read_tuned(model / "model") == found.tuned
+    assert json.loads((model / "model" / FILE).read_text())["runtime"]["backend"] == "openvino"
+    assert len(list((model / "model" / BUILDS).iterdir())) >= 1
+    loaded = vitrail.load(model)
+    assert loaded.predictor.engine is not None
+    again = loaded.predict(made[1])
+    assert [one.labels[0][0] for one in again] == [one.labels[0][0] for one in plain]
+    assert vitrail.load(model, runtime="eager").predictor.engine is None
+    assert vitrail.load(model, image_size=24).predictor.engine is None, "another size is another model"
+    assert vitrail.tune(model, made[1], max_loss=5, quiet=True).tuned.runtime.backend == "openvino"
+    assert set(found.to_dict()) >= {"runtime", "images_per_second", "loss", "interval", "single", "trials", "left_out"}
+
+
+def test_what_cannot_be_run_here_is_said_and_run_by_torch(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = task.Tuned(Runtime("openvino", "int8"), 1.0, 1.0, 0.0, (0.0, 0.0), 9, "another")
+    write_tuned(model / "model", tuned)
+    loaded = vitrail.load(model)
+    assert loaded.predictor.engine is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "it is run by PyTorch instead: openvino:int8 takes its ranges" in said
+    with pytest.raises(UserError, match="takes its ranges of numbers from pictures"):
+        vitrail.load(model, runtime="openvino:int8")
+    (model / "model" / FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"runtime\.json"):
+        vitrail.load(model)
+
+
+def test_a_wrong_backend_never_wins(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    _few(monkeypatch, ("eager", "fp32"), ("compiled", "fp32"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: lambda images: torch.zeros(len(images), 24))
+    found = vitrail.tune(model, made[1], quiet=True, merging=False)
+    assert found.tuned.runtime.backend == "eager"
+    assert "so it is not used" in found.search.left_out["compiled:fp32"]
+
+
+def test_merging_is_searched_for(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    _few(monkeypatch, ("eager", "fp32"))
+    monkeypatch.setattr(
+        task, "by_turns", lambda runs, pictures, turns=3: {way: 10.0 + sum(way.merging) for way in runs}
+    )
+    found = vitrail.tune(model, made[1], max_loss=100, quiet=True)
+    assert sum(found.tuned.runtime.merging) > 8
+    loaded = vitrail.load(model)
+    assert isinstance(loaded.predictor.engine, InTorch)
+    assert engine(loaded.model, found.tuned.runtime).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "none"}, "none is no folder of a model of ours: save it first"),
+        ({"max_loss": -1.0}, "max_loss must be at least 0"),
+        ({"minutes": 0.0}, "minutes more than 0"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"data": "one"}, "1 pictures that can be read, too few"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(
+    options: dict[str, Any], words: str, model: Path, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    if options.get("data") == "one":
+        (tmp_path / "one" / "dark").mkdir(parents=True)
+        shutil.copy(made[1] / "dark" / "0.png", tmp_path / "one" / "dark")
+        options = {"data": tmp_path / "one"}
+    with pytest.raises(UserError, match=words):
+        vitrail.tune(**{"model": model, "data": made[1], "quiet": True, **options})
+    assert not (model / "model" / FILE).exists()
+
+
+def test_stopped_it_leaves_what_was_there(
+    model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few(monkeypatch, ("eager", "fp32"))
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vitrail.tune(model, made[1], quiet=True)
+    assert not (model / "model" / FILE).exists()

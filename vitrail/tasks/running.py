@@ -1,0 +1,79 @@
+"""How a loaded model is run: as was asked, as ``vitrail tune`` found, or as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.atomic import new_file
+from vitrail.errors import UserError
+from vitrail.record import from_dict, to_dict
+from vitrail.report.terminal import Show
+from vitrail.runtime.device import native_bf16
+from vitrail.runtime.engines import engine
+from vitrail.runtime.plan import FILE, Runtime, Tuned, parse
+from vitrail.runtime.predictor import Predictor
+from vitrail.weights.store import model_folder, read_json, write_json
+
+
+def folder_of(source: Any) -> Path | None:
+    """The model folder that a source of weights names, if it names one of ours."""
+    return model_folder(Path(source)) if isinstance(source, (str, Path)) else None
+
+
+def running(predictor: Predictor, folder: Path | None, asked: str | Runtime | None, show: Show) -> Predictor:
+    """The predictor with the engine that is asked for, or None: the one that was tuned, where it can be had.
+
+    Args:
+        folder: the model's, which keeps builds and what was tuned.
+
+    Raises:
+        UserError: what is asked for cannot be had, or is another than the model.
+    """
+    if asked is not None:
+        return with_engine(predictor, folder, parse(asked) if isinstance(asked, str) else asked)
+    tuned = None if folder is None else read_tuned(folder)
+    if tuned is None:
+        return predictor
+    try:
+        return with_engine(predictor, folder, tuned.runtime)
+    except UserError as error:
+        show.warn(f"{FILE} says to run the model by {tuned.runtime.name}, and it is run by PyTorch instead: {error}")
+        return predictor
+
+
+def with_engine(predictor: Predictor, folder: Path | None, runtime: Runtime) -> Predictor:
+    """The predictor run in another way.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    if runtime.precision == "bf16" and not native_bf16(predictor.device):
+        raise UserError(f"There is no native bf16 on this machine, and emulated it is slow: {runtime.name} is no use.")
+    if runtime == replace(Runtime("eager", runtime.precision), batch_size=runtime.batch_size):
+        return replace(predictor, bf16=runtime.precision == "bf16", engine=None)
+    if predictor.device.type != "cpu":
+        raise UserError(f"{runtime.name} runs on a processor alone: leave out --device, or say --runtime eager.")
+    return replace(predictor, engine=engine(predictor.model, runtime, beside=folder))
+
+
+def read_tuned(folder: Path) -> Tuned | None:
+    """What ``vitrail tune`` wrote into a model's folder; None: it has not been there.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FILE
+    return from_dict(Tuned, dict(read_json(path)), str(path)) if path.is_file() else None
+
+
+def write_tuned(folder: Path, tuned: Tuned) -> Path:
+    """Write what ``read_tuned`` reads.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with new_file(folder / FILE) as beside:
+        write_json(beside, to_dict(tuned))
+    return folder / FILE

@@ -1,0 +1,279 @@
+"""Find the fastest way to run a model on this machine that keeps its accuracy, and write it beside the model."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrail.analyze import canvas
+from vitrail.atomic import refuse_unwritable
+from vitrail.data.batches import batches
+from vitrail.data.sources import open_labelled
+from vitrail.errors import UserError
+from vitrail.evaluate.metrics import paired_bootstrap
+from vitrail.record import to_dict
+from vitrail.report.terminal import Show, duration
+from vitrail.runtime.engines import available, engine
+from vitrail.runtime.machine import processor
+from vitrail.runtime.plan import Runtime, Tuned
+from vitrail.runtime.predictor import Engine
+from vitrail.runtime.schedules import LEVELS, schedule
+from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
+from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.running import folder_of, write_tuned
+
+BATCH = 32
+MOST = 1000
+"""Pictures that accuracy is measured on; more are not read."""
+CALIBRATION = 64
+"""Of the pictures, those that ranges for int8 are taken from and nothing is measured on."""
+REFERENCE = Runtime("eager", "fp32")
+SHARE = 0.2
+"""Of the time, what the accuracy of the reference may take: pictures are left out where it would be more."""
+BUILDING = 0.5
+"""Of the time, after which no more ways are built; the likeliest winners are the first."""
+LIKELY = ("int8", "bf16", "fp32"), ("openvino", "onnx", "eager", "compiled")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was found and where it is."""
+
+    tuned: Tuned
+    single: float
+    """Pictures a second one by one, as a server meets them."""
+    search: Search
+    folder: Path
+    figure: Path
+    minutes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            **to_dict(self.tuned),
+            "single": self.single,
+            "trials": [to_dict(trial) for trial in self.search.trials],
+            "left_out": dict(self.search.left_out),
+            "minutes": self.minutes,
+        }
+
+
+def tune(
+    model: str | Path,
+    data: str | Path,
+    max_loss: float = 0.3,
+    minutes: float = 10.0,
+    merging: bool = True,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Tuning:
+    """Measure ways to run a model and write the winner into its folder, which all that run it then take.
+
+    Args:
+        model: a run folder or model folder of Vitrail.
+        data: labelled pictures that it was not trained on.
+        max_loss: points of top-1 accuracy that may be lost against eager fp32, by the estimate on ``data``.
+        minutes: after which nothing new is begun.
+        merging: whether tokens may be merged.
+        out: where the figure goes; None: ``tune.png`` in the model's folder.
+
+    Raises:
+        UserError: the model is no folder of ours, knows no classes, or cannot be written to; the pictures are too
+            few, or do not fit it.
+    """
+    if max_loss < 0 or minutes <= 0:
+        raise UserError("max_loss must be at least 0 and minutes more than 0.")
+    start, show, folder = time.monotonic(), Show(quiet), folder_of(model)
+    if folder is None:
+        raise UserError(f"{model} is no folder of a model of ours: save it first (vitrail convert {model} FOLDER).")
+    figure = Path(out) if out is not None else folder / "tune.png"
+    refuse_unwritable(figure)
+    classifier = load(model, device="cpu", quiet=quiet)
+    pictures = _read(classifier, data, show)
+    work = _Work(classifier, folder, pictures, show)
+    pairs = sorted(
+        available(torch.device("cpu")), key=lambda pair: [LIKELY[0].index(pair[1]), LIKELY[1].index(pair[0])]
+    )
+    ways = [Runtime(*pair, batch_size=BATCH) for pair in pairs]
+    work.limit(SHARE * minutes * 60)
+    work.until = start + BUILDING * 60 * minutes
+    show.say(
+        f"{len(ways)} ways to run it, {', '.join(way.name for way in ways)}; accuracy on {len(work.labels)} pictures, "
+        f"against {REFERENCE.name}; about {minutes:g} minutes."
+    )
+    tuner = Tuner(work.speeds, work.loss, max_loss, start + 60 * minutes)
+    best = tuner.plain(ways, REFERENCE)
+    work.until = tuner.deadline
+    if merging and _mergeable(classifier):
+        config = classifier.model.config
+        levels = [schedule(config, level / LEVELS) for level in range(2, LEVELS - 3, 2)]
+        quick = Runtime("eager", "bf16" if ("eager", "bf16") in pairs else "fp32")
+        best = tuner.merged(best, list(dict.fromkeys(levels)), quick)
+    best = tuner.varied(best, _variants(best.runtime))
+    found = tuner.found(best)
+    assert best.loss is not None
+    loss = best.loss
+    tuned = Tuned(
+        best.runtime, best.speed, loss.accuracy, loss.points, (loss.low, loss.high), len(work.labels), processor()
+    )
+    single = by_turns({best.runtime: lambda: work.engine(best.runtime)(work.images[:1])}, 1, 5)[best.runtime]
+    canvas.save(draw(found), figure)
+    path = write_tuned(folder, tuned)
+    result = Tuning(tuned, single, found, folder, figure, (time.monotonic() - start) / 60)
+    _say(show, result, max_loss, path)
+    return result
+
+
+class _Work:
+    """Engines, and what they are measured on."""
+
+    def __init__(self, classifier: Classifier, folder: Path, pictures: tuple[Tensor, np.ndarray], show: Show) -> None:
+        images, labels = pictures
+        own = min(CALIBRATION, len(images) // 4)
+        self.calibration, self.images, self.labels = images[:own], images[own:], labels[own:]
+        self.classifier, self.folder, self.show = classifier, folder, show
+        self.engines: dict[Runtime, Engine] = {}
+        self.reference: np.ndarray | None = None
+        self.until = float("inf")
+
+    def limit(self, seconds: float) -> None:
+        """Leave out pictures that the reference would not get through in so many seconds."""
+        start = time.perf_counter()
+        self.engine(REFERENCE)(self.images[:8])
+        most = int(seconds * min(8, len(self.images)) / (time.perf_counter() - start))
+        self.images, self.labels = self.images[: max(most, 50)], self.labels[: max(most, 50)]
+
+    def engine(self, runtime: Runtime) -> Engine:
+        """Built once, and held against the model."""
+        if runtime not in self.engines:
+            self.show.say(f"Building {runtime.name}.")
+            self.engines[runtime] = engine(self.classifier.model, runtime, self.calibration, self.folder)
+        return self.engines[runtime]
+
+    def speeds(self, ways: Sequence[Runtime]) -> Mapping[Runtime, float | str]:
+        """Pictures a second."""
+        runs: dict[Runtime, Callable[[], object]] = {}
+        found: dict[Runtime, float | str] = {}
+        for runtime in ways:
+            if time.monotonic() > self.until and runtime not in self.engines:
+                found[runtime] = "it was not built, for the time was over; more --minutes would see it."
+                continue
+            try:
+                made = self.engine(runtime)
+            except UserError as error:
+                found[runtime] = str(error)
+                continue
+            batches = torch.split(self.images[:BATCH], runtime.batch_size)
+            runs[runtime] = lambda made=made, batches=batches: [made(batch) for batch in batches]  # type: ignore[misc]
+        return {**found, **by_turns(runs, min(BATCH, len(self.images)))}
+
+    def loss(self, runtime: Runtime) -> Loss:
+        """Against the reference, on the same pictures."""
+        if self.reference is None:
+            self.reference = self.right(REFERENCE)
+        own = self.right(runtime)
+        lost, low, high = (100 * value for value in paired_bootstrap(self.reference, own))
+        return Loss(float(own.mean()), lost, low, high)
+
+    def right(self, runtime: Runtime) -> np.ndarray:
+        """(n,): whether each picture is classified correctly."""
+        made, model = self.engine(runtime), self.classifier.model
+        rows = []
+        with self.show.progress(f"Judging {runtime.name}") as advance, torch.inference_mode():
+            for first in range(0, len(self.images), BATCH):
+                rows.append(model.classify(made(self.images[first : first + BATCH])).argmax(dim=-1))
+                advance(min(first + BATCH, len(self.images)), len(self.images))
+        right: np.ndarray = torch.cat(rows).numpy() == self.labels
+        return right
+
+
+def _read(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor, np.ndarray]:
+    """At most ``MOST`` labelled pictures, by chance: images (n, C, H, W) and labels (n,)."""
+    samples = list(open_labelled(data, classifier.classes()))
+    random.Random(0).shuffle(samples)
+    samples = samples[:MOST]
+    images: list[Tensor] = []
+    labels: list[int] = []
+    with show.progress("Reading") as advance:
+        for batch in batches([sample.path for sample in samples], classifier.card.preprocessing, BATCH):
+            images.append(batch.images)
+            labels += [samples[position].label for position in batch.index]
+            advance(batch.start + len(batch.paths), len(samples))
+    if len(labels) < 20:
+        raise UserError(f"{data} has {len(labels)} pictures that can be read, too few to tell ways of running apart.")
+    return torch.cat(images), np.array(labels)
+
+
+def _mergeable(classifier: Classifier) -> bool:
+    try:
+        engine(classifier.model, replace(REFERENCE, merging=schedule(classifier.model.config, 0.5)))
+    except UserError:
+        return False
+    return True
+
+
+def _variants(best: Runtime) -> list[Runtime]:
+    """The same answers in smaller batches and with fewer threads."""
+    fewer = range(1, len(os.sched_getaffinity(0)))
+    return [replace(best, batch_size=size) for size in (8, 16)] + [replace(best, threads=count) for count in fewer]
+
+
+def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
+    tuned = result.tuned
+    rows = []
+    for trial in result.search.trials:
+        loss = trial.loss
+        lost = "" if loss is None else f"{loss.points:+.1f} ({loss.low:+.1f} to {loss.high:+.1f})"
+        accuracy = "not asked" if loss is None else f"{100 * loss.accuracy:.1f} %"
+        rows.append([trial.runtime.name, str(trial.runtime.batch_size), f"{trial.speed:.1f}", accuracy, lost])
+    show.table(["way", "batch", "pictures/s", "accuracy", "points lost (95 %)"], rows)
+    for name, why in result.search.left_out.items():
+        show.say(f"Left out: {name}: {why}")
+    low, high = tuned.interval
+    show.say(
+        f"The fastest is {tuned.runtime.name} in batches of {tuned.runtime.batch_size}: {tuned.images_per_second:.1f} "
+        f"pictures a second, {result.single:.1f} one by one; it loses {tuned.loss:+.1f} points ({low:+.1f} to "
+        f"{high:+.1f}) on {tuned.images} pictures, {max_loss:g} being allowed."
+    )
+    if high > max_loss:
+        show.say(f"So few pictures cannot rule out a loss of {high:.1f}: with more, the interval narrows.")
+    show.facts([("written", f"{path}; predict, evaluate and embed now take it"), ("figure", str(result.figure))])
+    show.facts([("time", duration(60 * result.minutes))])
+
+
+@canvas.styled
+def draw(found: Search) -> Any:
+    """Accuracy against speed, with the front."""
+    drawn, axes = canvas.figure(1, 1, size=(6.2, 3.8))
+    known = [trial for trial in found.trials if trial.loss is not None]
+    for trial in known:
+        _point(axes[0], trial, trial is found.best or trial.runtime == found.best.runtime)
+    front = sorted(found.front(), key=lambda one: one.speed)
+    axes[0].plot([one.speed for one in front], [_percent(one) for one in front], color=canvas.BLUE, lw=1, zorder=1)
+    axes[0].set(title="Ways to run it", xlabel="pictures a second", ylabel="accuracy, %")
+    axes[0].margins(x=0.2, y=0.15)
+    return drawn
+
+
+def _point(axes: Any, trial: Trial, best: bool) -> None:
+    assert trial.loss is not None
+    colour = canvas.RUBY if best else canvas.BLUE
+    reach = [[max(0.0, trial.loss.high - trial.loss.points)], [max(0.0, trial.loss.points - trial.loss.low)]]
+    axes.errorbar([trial.speed], [_percent(trial)], reach, fmt="o", color=colour, ms=5, capsize=2)
+    axes.annotate(
+        trial.runtime.name, (trial.speed, _percent(trial)), (4, 5), textcoords="offset points", fontsize=7, color=colour
+    )
+
+
+def _percent(trial: Trial) -> float:
+    assert trial.loss is not None
+    return 100 * trial.loss.accuracy
