@@ -13,7 +13,7 @@
 
 Every finished cell is a file in ``results/self_supervision/`` and is not run again; a run that is killed is gone on
 with, and one whose weights are gone is made again where they are needed. ``splits/cifar10-2000.csv`` lists the
-labelled pictures. About an hour and a half on two cores with nothing beside. With ``mae`` behind the command only what
+labelled pictures. About an hour on two cores with nothing beside. With ``mae`` behind the command only what
 belongs to that arm is made, so that several can be made at a time (``OMP_NUM_THREADS=1`` for each of two).
 """
 
@@ -40,7 +40,7 @@ from vitrail.tasks.pretrain import pretrain
 OBJECTIVES = ("mae", "masked-patches", "moco")
 SCRATCH = "random weights"
 MINUTES, BATCH = 10, 256
-STEPS, LABELLED_BATCH = 1000, 64
+STEPS, LABELLED_BATCH = 600, 64
 RATES, SEEDS = (3e-4, 1e-3, 3e-3), (0, 1, 2)
 MODEL: dict[str, Any] = {"layers": 6, "width": 128, "heads": 4, "patch": 4, "resolution": 32}
 
