@@ -250,6 +250,13 @@ def _mistakes(folder: Path, run: Path) -> dict[str, tuple[tuple[object, ...], st
         "no ending": (("embed", run, good, "--out", folder / "out"), ".npz or .parquet"),
         "both formats": (("predict", run, good, "--csv", "--json"), "exclude each other"),
         "no such model": (("predict", folder / "nowhere", good), "There are no weights"),
+        "no such backend": (("predict", run, good, "--runtime", "opnvino"), "the nearest is openvino"),
+        "no such precision": (("evaluate", run, good, "--runtime", "onnx:int4"), "no precision 'int4'"),
+        "int8 without a build": (
+            ("embed", run, good, "--out", folder / "f.npz", "--runtime", "onnx:int8"),
+            "run vitrail tune with",
+        ),
+        "tuning what is in no folder": (("tune", "none", "--data", good), "none is no folder of a model of ours"),
     }
 
 
