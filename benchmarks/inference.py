@@ -1,0 +1,243 @@
+"""Images a second, the peers' ways and Vitrail's in one process run, by turns: ``python -m benchmarks.inference``
+
+Random weights, the same for all, 224 pixels, ViT-B/16, S/16 and Ti/16, batches of 1, 8 and 32; features alone. Peers,
+each as its users would have it:
+
+- timm: eager in fp32; compiled in bf16 autocast
+- ONNX Runtime on timm's exported model: fp32; int8 dynamic
+- OpenVINO on timm's model: fp32, bf16, and int8 by nncf (transformer preset), the rest in bf16
+
+Vitrail's are the engines of ``vitrail tune``, and int8 with tokens merged: half of the patches gone at the end, three
+quarters, and nine tenths, as many in every layer. Medians over ``ROUNDS`` turns in which every way is timed once. The
+speed of products of 2048 x 2048 in fp32 and bf16 and of copying 256 MiB, measured in the same run, stand beside.
+
+Aims, written down before: at each precision at least the fastest peer, ratios under 1.1 being ties; with merging 1.6
+times the fastest peer at any precision.
+
+Every (model, batch) is a process of its own and a file in ``results/inference/`` that is not measured again; name some
+to measure them alone (``S/16:8``). ``--table`` writes the tables of ``docs/performance.md``; ``--check S/16:8`` measures
+that one again and says which ratios to the fastest peer have fallen by more than ``MARGIN``. About four minutes a cell
+on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.results_file import RESULTS, record
+from vitrail.config import variant
+from vitrail.experiments.findings import write_section
+from vitrail.model.build import build
+from vitrail.runtime import onnxruntime, openvino
+from vitrail.runtime.device import native_bf16
+from vitrail.runtime.engines import available, engine
+from vitrail.runtime.plan import Precision, Runtime
+from vitrail.runtime.schedules import schedule
+from vitrail.train.profile import product_limit
+from vitrail.weights.dialect import translate_back
+from vitrail.weights.timm import rules
+
+MODELS = {"B/16": "base", "S/16": "small", "Ti/16": "tiny"}
+BATCHES = (1, 8, 32)
+ROUNDS, SECONDS = 5, 0.5
+SHARES = (0.5, 0.75, 0.9)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+MARGIN = 0.15
+DOCS = Path(__file__).parents[1] / "docs"
+Way = Callable[[], object]
+
+
+def main() -> None:
+    """Measure what is not there, or what is named."""
+    named = [word for word in sys.argv[1:] if not word.startswith("--")]
+    cells = [f"{model}:{batch}" for model in MODELS for batch in BATCHES]
+    if "--check" in sys.argv:
+        sys.exit(check(named[0]))
+    if "--table" not in sys.argv:
+        for cell in named or cells:
+            if named or not _file(cell).is_file():
+                record(f"inference/{_file(cell).stem}", _in_a_process(cell))
+    write_section(DOCS / "performance.md", "inference", table([cell for cell in cells if _file(cell).is_file()]))
+
+
+def measure(cell: str) -> dict[str, Any]:
+    """Pictures a second of every way, in this process."""
+    model, batch = cell.split(":")
+    images = torch.randn(int(batch), 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {**peers(model, images, Path(folder)), **ours(model, images, Path(folder))}
+        speeds = by_turns(ways, int(batch))
+    return {"pictures_per_second": speeds, "limits": limits()}
+
+
+def peers(model: str, images: Tensor, folder: Path) -> dict[str, Way]:
+    """As their users would have them."""
+    import timm
+
+    config = variant(f"ViT-{model}", (224, 224), 0)
+    theirs = timm.create_model(f"vit_{MODELS[model]}_patch16_224", num_classes=0).eval()
+    own = build(config).state_dict()
+    theirs.load_state_dict(translate_back(rules(config), config, own), strict=False)
+    compiled = torch.compile(theirs)
+
+    def eager() -> object:
+        with torch.inference_mode():
+            return theirs(images)
+
+    def in_bf16() -> object:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return compiled(images)
+
+    found: dict[str, Way] = {"timm fp32": eager, "timm compiled bf16": in_bf16}
+    for name, quantised in (("fp32", False), ("int8", True)):
+        place = folder / f"onnx-{name}"
+        place.mkdir()
+        onnxruntime.build(theirs, images[:1].repeat(2, 1, 1, 1), place, quantised)
+        run = onnxruntime.ONNXRuntime(place, "fp32", None)
+        found[f"ONNX Runtime {name}"] = lambda run=run: run(images)  # type: ignore[misc]
+    for name, hint in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "bf16")):
+        found[f"OpenVINO {name}"] = _openvino(theirs, images, hint, name == "int8")
+    return found
+
+
+def _openvino(model: nn.Module, images: Tensor, hint: str, quantised: bool) -> Way:
+    """OpenVINO by its documentation, one graph for this batch."""
+    library = openvino.library()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = library.convert_model(model, example_input=images, input=list(images.shape))
+        if quantised:
+            import nncf
+
+            nncf.set_log_level("ERROR")
+            data = nncf.Dataset([images.numpy()])
+            graph = nncf.quantize(graph, data, subset_size=1, model_type=nncf.ModelType.TRANSFORMER)
+    hints = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = library.Core().compile_model(graph, "CPU", hints)
+    array = images.numpy()
+    return lambda: compiled(array)
+
+
+def ours(model: str, images: Tensor, folder: Path) -> dict[str, Way]:
+    """Every engine there is, and int8 with tokens merged."""
+    own = build(variant(f"ViT-{model}", (224, 224), 0))
+    cpu = torch.device("cpu")
+    plans = [Runtime(*pair, batch_size=len(images)) for pair in available(cpu)]
+    best: Precision = "int8" if ("openvino", "int8") in available(cpu) else "bf16" if native_bf16(cpu) else "fp32"
+    fast = Runtime("openvino", best, batch_size=len(images))
+    merged = {f"merging {share:g}": replace(fast, merging=schedule(own.config, share)) for share in SHARES}
+    shown = images[:1].repeat(8, 1, 1, 1) + 0.1 * torch.randn(8, 3, 224, 224)
+    made = {f"vitrail {plan.name}": engine(own, plan, shown, folder) for plan in plans}
+    made |= {f"vitrail {name}": engine(own, plan, shown, folder) for name, plan in merged.items()}
+    return {name: lambda run=run: run(images) for name, run in made.items()}  # type: ignore[misc]
+
+
+def by_turns(ways: Mapping[str, Way], pictures: int) -> dict[str, float]:
+    """Medians of images a second; a way's turn lasts ``SECONDS`` or one call."""
+    for way in ways.values():
+        way()
+        way()
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            start, calls = time.perf_counter(), 0
+            while calls == 0 or time.perf_counter() - start < SECONDS:
+                way()
+                calls += 1
+            speeds[name].append(calls * pictures / (time.perf_counter() - start))
+    return {name: statistics.median(own) for name, own in speeds.items()}
+
+
+def limits() -> dict[str, float]:
+    """GFLOP/s of a product, and GB/s of a copy, in this process."""
+    source = torch.ones(2**26)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - start)
+    cpu = torch.device("cpu")
+    found = {"fp32 GFLOP/s": product_limit(cpu, torch.float32) / 1e9}
+    if native_bf16(cpu):
+        found["bf16 GFLOP/s"] = product_limit(cpu, torch.bfloat16) / 1e9
+    return {**found, "copy GB/s": 2 * source.nbytes / statistics.median(times) / 1e9}
+
+
+def ratios(speeds: Mapping[str, float]) -> dict[str, float]:
+    """Ours to the fastest peer: at each precision, and merged to the fastest at any."""
+    theirs = {name: speed for name, speed in speeds.items() if not name.startswith("vitrail ")}
+    mine = {name: speed for name, speed in speeds.items() if name.startswith("vitrail ")}
+    found = {}
+    for precision in PRECISIONS:
+        here = [speed for name, speed in mine.items() if name.endswith(f":{precision}")]
+        there = [speed for name, speed in theirs.items() if name.endswith(precision)]
+        if here and there:
+            found[precision] = max(here) / max(there)
+    for share in SHARES:
+        found[f"merging {share:g}"] = mine[f"vitrail merging {share:g}"] / max(theirs.values())
+    return found
+
+
+def check(cell: str) -> str | None:
+    """What has become slower against the peers than the committed file says; None: nothing."""
+    before = ratios(json.loads(_file(cell).read_text())["findings"]["pictures_per_second"])
+    now = ratios(_in_a_process(cell)["pictures_per_second"])
+    fallen = [f"{name}: {before[name]:.2f} -> {now[name]:.2f}" for name in before if now[name] < before[name] - MARGIN]
+    print(now)
+    return f"slower against the peers: {'; '.join(fallen)}" if fallen else None
+
+
+def table(cells: list[str]) -> str:
+    """In Markdown: speeds, and ratios to the fastest peer."""
+    if not cells:
+        return "Not measured yet: `python -m benchmarks.inference` fills this in."
+    found = {cell: json.loads(_file(cell).read_text())["findings"]["pictures_per_second"] for cell in cells}
+    names = list(dict.fromkeys(name for speeds in found.values() for name in speeds))
+    head = [cell.replace(":", ", ") for cell in cells]
+    lines = ["Pictures a second at 224 pixels, by batch:", "", _row(["", *head]), _row(["---"] * (len(cells) + 1))]
+    lines += [_row([name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)]) for name in names]
+    own = {cell: ratios(found[cell]) for cell in cells}
+    lines += ["", "Vitrail to the fastest peer, at each precision, and merged to the fastest peer at any:", ""]
+    lines += [_row(["", *head]), _row(["---"] * (len(cells) + 1))]
+    lines += [_row([name, *(f"{own[cell][name]:.2f}" for cell in cells)]) for name in own[cells[0]]]
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _file(cell: str) -> Path:
+    return RESULTS / "inference" / f"{cell.replace('/', '').replace(':', '-')}.json"
+
+
+def _in_a_process(cell: str) -> dict[str, Any]:
+    words = [sys.executable, "-m", "benchmarks.inference", "--one", cell]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(cell, found, flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2])))
+    else:
+        main()
