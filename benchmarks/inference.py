@@ -14,10 +14,10 @@ speed of products of 2048 x 2048 in fp32 and bf16 and of copying 256 MiB, measur
 Aims, written down before: at each precision at least the fastest peer, ratios under 1.1 being ties; with merging 1.6
 times the fastest peer at any precision.
 
-Every (model, batch) is a process of its own and a file in ``results/inference/`` that is not measured again; name some
-to measure them alone (``S/16:8``). ``--table`` writes the tables of ``docs/performance.md``; ``--check S/16:8`` measures
-that one again and says which ratios to the fastest peer have fallen by more than ``MARGIN``. About four minutes a cell
-on two cores.
+Every (model, batch) is a process of its own and a file in ``results/inference/`` that is not measured again; name
+some to measure them alone (``S/16:8``). ``--table`` writes the tables of ``docs/performance.md``. ``--check S/16:8``
+measures that one again and says which ratios to the fastest peer have fallen by more than ``MARGIN``. About four
+minutes a cell on two cores.
 """
 
 from __future__ import annotations
