@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from benchmarks import imagenette, parity, startup, training
+from benchmarks import imagenette, inference, parity, startup, training
 
 
 def main() -> None:
     """Run them one after the other; each prints and records its own results."""
     startup.main()
     training.main()
+    inference.main()
     parity.main()
     if os.environ.get("VITRAIL_DATA"):
         imagenette.main()

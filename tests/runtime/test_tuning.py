@@ -62,8 +62,8 @@ def test_the_winner_is_that_of_a_full_sweep(machine: Fake, allowed: float) -> No
 def test_as_much_is_merged_as_is_allowed(machine: Fake, allowed: float) -> None:
     tuner = Tuner(machine.speeds, machine.loss, allowed)
     plain = tuner.plain(WAYS, REFERENCE)
-    best = tuner.merged(plain, SCHEDULES, REFERENCE)
-    fit = [m for m in SCHEDULES if sum(m) / 10 <= allowed and machine.lost[plain.runtime] + sum(m) / 10 <= allowed]
+    best = tuner.merged(plain, reversed(SCHEDULES))
+    fit = [merging for merging in SCHEDULES if machine.lost[plain.runtime] + sum(merging) / 10 <= allowed]
     assert best.runtime.merging == (fit[-1] if fit else ())
     assert best.loss is not None
     assert best.loss.points <= allowed
@@ -100,7 +100,7 @@ def test_when_the_time_is_over_what_was_measured_counts() -> None:
     best = tuner.plain(WAYS, REFERENCE)
     assert best.runtime == REFERENCE
     assert best.loss is not None
-    assert tuner.merged(best, SCHEDULES, REFERENCE) == best
+    assert tuner.merged(best, SCHEDULES) == best
     assert all("time was over" in why for why in tuner.found(best).left_out.values())
 
 

@@ -1,7 +1,7 @@
 """Which way to run a model is the fastest that keeps enough of its accuracy: the search, over what is measured.
 
 Speeds are asked for of every way, losses only of those that could win: from the fastest down, until one loses little
-enough. Merging is then searched for on that one.
+enough. How many tokens it may merge besides, ``schedules.search`` finds.
 """
 
 from __future__ import annotations
@@ -107,20 +107,9 @@ class Tuner:
                 return trial
         return self.trials[reference]
 
-    def merged(self, best: Trial, schedules: Sequence[tuple[int, ...]], stand_in: Runtime) -> Trial:
-        """The best so far, or a faster one that merges tokens; ``schedules`` go from few merged to many.
-
-        How much may be merged is found by bisection (losses are taken to grow with it) in the way ``stand_in``, which
-        needs no building; then the way itself is built with as much, or with less until it loses little enough.
-        """
-        low, high = 0, len(schedules)  # those below low are allowed, those from high on are not
-        while low < high and not self.late():
-            middle = (low + high) // 2
-            if self.loss(replace(stand_in, merging=schedules[middle])).points <= self.allowed:
-                low = middle + 1
-            else:
-                high = middle
-        for merging in reversed(schedules[:low]):
+    def merged(self, best: Trial, schedules: Iterable[tuple[int, ...]]) -> Trial:
+        """The best so far, or the first of the ``schedules`` of merging that loses little enough, if it is faster."""
+        for merging in schedules:
             if self.late():
                 break
             runtime = replace(best.runtime, merging=merging)

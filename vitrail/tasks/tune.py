@@ -26,7 +26,7 @@ from vitrail.runtime.engines import available, engine
 from vitrail.runtime.machine import processor
 from vitrail.runtime.plan import Runtime, Tuned
 from vitrail.runtime.predictor import Engine
-from vitrail.runtime.schedules import LEVELS, schedule
+from vitrail.runtime.schedules import schedule, search
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.running import folder_of, write_tuned
@@ -41,7 +41,10 @@ SHARE = 0.2
 """Of the time, what the accuracy of the reference may take: pictures are left out where it would be more."""
 BUILDING = 0.5
 """Of the time, after which no more ways are built; the likeliest winners are the first."""
+SEARCHING = 0.8
+"""Of the time, after which no other schedule of merging is tried."""
 LIKELY = ("int8", "bf16", "fp32"), ("openvino", "onnx", "eager", "compiled")
+"""Precisions and backends, the likeliest to win and the quickest to build first."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,8 @@ def tune(
     best = tuner.plain(ways, REFERENCE)
     work.until = tuner.deadline
     if merging and _mergeable(classifier):
-        config = classifier.model.config
-        levels = [schedule(config, level / LEVELS) for level in range(2, LEVELS - 3, 2)]
         quick = Runtime("eager", "bf16" if ("eager", "bf16") in pairs else "fp32")
-        best = tuner.merged(best, list(dict.fromkeys(levels)), quick)
+        best = tuner.merged(best, _schedules(classifier, work, quick, max_loss, start + SEARCHING * 60 * minutes))
     best = tuner.varied(best, _variants(best.runtime))
     found = tuner.found(best)
     assert best.loss is not None
@@ -211,6 +212,21 @@ def _read(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor,
     if len(labels) < 20:
         raise UserError(f"{data} has {len(labels)} pictures that can be read, too few to tell ways of running apart.")
     return torch.cat(images), np.array(labels)
+
+
+def _schedules(
+    classifier: Classifier, work: _Work, way: Runtime, allowed: float, deadline: float
+) -> list[tuple[int, ...]]:
+    """Schedules of merging that lose at most what is allowed when the model is run in ``way``, cheapest first.
+
+    That way needs no building: an engine for each schedule that is tried would take longer than all else.
+    """
+
+    def lost(merging: tuple[int, ...]) -> float:
+        return work.loss(replace(way, merging=merging)).points if time.monotonic() < deadline else float("inf")
+
+    tried = search(classifier.model.config, lost, allowed).tried
+    return [trial.merging for trial in sorted(tried, key=lambda one: one.flops) if trial.loss <= allowed]
 
 
 def _mergeable(classifier: Classifier) -> bool:

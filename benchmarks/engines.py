@@ -1,0 +1,166 @@
+"""What engines make of real pictures, held against eager fp32: ``VITRAIL_DATA=folder python -m benchmarks.engines``
+
+``saliency-s14`` with a head fitted by ``vitrail finetune --method probe``:
+
+- ``numerics``: 1,000 held-out pictures of ``imagenette-subset`` at 224 pixels, the head fitted on its 2,500: how far
+  logits are apart, and how often the likeliest class is another.
+- ``accuracy``: the 10,000 test pictures of ``cifar10`` at 112 pixels, the head fitted on 2,000 of its training pictures
+  (``splits/cifar10-2000.csv``): top-1 lost, paired, on the same pictures.
+
+Aims for ``accuracy``, written down before: the upper end of the 95 % interval (paired bootstrap) is at most 0.3 points
+for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged (``SHARES`` of the patches, as many in every layer).
+
+A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
+tables of ``docs/performance.md``. About an hour and a half on two cores.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.results_file import RESULTS, record
+from benchmarks.self_supervision import write_table
+from vitrail.data.batches import batches
+from vitrail.data.sources import open_labelled
+from vitrail.evaluate.metrics import paired_bootstrap
+from vitrail.experiments.findings import write_section
+from vitrail.experiments.run import packed
+from vitrail.runtime.engines import available, engine
+from vitrail.runtime.plan import Runtime
+from vitrail.runtime.schedules import schedule
+from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.finetune import finetune
+
+SETS = {"numerics": ("imagenette-subset", 224, "val"), "accuracy": ("cifar10", 112, "test")}
+SHARES = (0.25, 0.5, 0.75)
+REFERENCE = "eager:fp32"
+BATCH = 32
+CALIBRATION = 64
+CELLS = RESULTS / "engines"
+RUNS = Path(os.environ.get("VITRAIL_RUNS", "runs")) / "engines"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def main() -> None:
+    """Make what is not there, of what is named or of all, and write the tables."""
+    data = Path(os.environ.get("VITRAIL_DATA", ""))
+    if not all((data / name).is_dir() for name, _, _ in SETS.values()):
+        sys.exit("Set VITRAIL_DATA to the folder that holds imagenette-subset/ and cifar10/.")
+    sets = [word for word in sys.argv[1:] if word in SETS] or list(SETS)
+    named = {word for word in sys.argv[1:] if word not in SETS}
+    for which in sets:
+        run(which, data, named)
+    write_section(PAGE, "engines", table())
+
+
+def run(which: str, data: Path, wanted: set[str]) -> None:
+    """The cells of one set."""
+    name, resolution, part = SETS[which]
+    classifier = _with_head(which, data / name, resolution)
+    reference = RUNS / f"{which}-reference.npy"
+    for way, runtime in ways(classifier).items():
+        if (CELLS / f"{which}-{_plain(way)}.json").is_file() or (wanted and way not in wanted):
+            continue
+        folders = data / name / part, data / name / "train"
+        if not reference.is_file():
+            np.save(reference, _logits(classifier, Runtime(batch_size=BATCH), *folders)[0])
+        logits, labels = _logits(classifier, runtime, *folders)
+        truth = np.load(reference)
+        apart = np.abs(logits - truth)
+        record(f"engines/{which}-{_plain(way)}", {
+            "way": way,
+            "images": len(labels),
+            "top1": float((logits.argmax(1) == labels).mean()),
+            "agreement": float((logits.argmax(1) == truth.argmax(1)).mean()),
+            "largest": float(apart.max()),
+            "mean": float(apart.mean()),
+            "deviation": float(truth.std()),
+            "right": packed(logits.argmax(1) == labels),
+        })  # fmt: skip
+        print(which, way, "made", flush=True)
+
+
+def ways(classifier: Classifier) -> dict[str, Runtime]:
+    """Every engine there is, and OpenVINO in int8 with tokens merged."""
+    plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
+    config = classifier.model.config
+    merged = {
+        f"openvino:int8, {100 * share:g} % merged": Runtime("openvino", "int8", schedule(config, share), BATCH)
+        for share in SHARES
+    }
+    return {**{one.name: one for one in plain}, **merged}
+
+
+def _with_head(which: str, data: Path, resolution: int) -> Classifier:
+    out = RUNS / which
+    if not out.is_dir():
+        source = data
+        if which == "accuracy":
+            RUNS.mkdir(parents=True, exist_ok=True)
+            write_table(data, source := RUNS / "cifar10.csv")
+        finetune(source, out, weights="saliency-s14", method="probe", resolution=resolution)
+    return load(out, runtime="eager", quiet=True)
+
+
+def _logits(classifier: Classifier, runtime: Runtime, folder: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(n, classes) and labels (n,)."""
+    samples = open_labelled(folder, classifier.classes())
+    calibration = [sample.path for sample in open_labelled(train, classifier.classes())]
+    shown = next(_images(classifier, calibration[:: len(calibration) // CALIBRATION], CALIBRATION))
+    made = engine(classifier.model, runtime, shown, RUNS)
+    rows = []
+    with torch.inference_mode():
+        for images in _images(classifier, [sample.path for sample in samples], BATCH):
+            rows.append(classifier.model.classify(made(images)).numpy())
+    return np.concatenate(rows), np.array([sample.label for sample in samples])
+
+
+def _images(classifier: Classifier, paths: list[Path], size: int) -> Iterator[Tensor]:
+    return (batch.images for batch in batches(paths, classifier.card.preprocessing, size))
+
+
+def table() -> str:
+    """In Markdown."""
+    lines: list[str] = []
+    for which, (name, resolution, _) in SETS.items():
+        found = [json.loads(path.read_text())["findings"] for path in sorted(CELLS.glob(f"{which}-*.json"))]
+        if not found:
+            lines += [f"{name} at {resolution} pixels: not measured yet (`python -m benchmarks.engines {which}`).", ""]
+            continue
+        truth = next(cell for cell in found if cell["way"] == REFERENCE)
+        lines += [f"{truth['images']:,} pictures of {name} at {resolution} pixels, against {REFERENCE}:", ""]
+        lines += [
+            "| way | top-1 | points lost (95 %) | same class | logits apart: mean, largest |",
+            "|---|---|---|---|---|",
+        ]
+        for cell in found:
+            lost, low, high = (100 * value for value in paired_bootstrap(_right(truth), _right(cell)))
+            lines.append(
+                f"| {cell['way']} | {100 * cell['top1']:.2f} % | {lost:+.2f} ({low:+.2f} to {high:+.2f}) | "
+                f"{100 * cell['agreement']:.2f} % | {cell['mean']:.2g}, {cell['largest']:.2g} |"
+            )
+        lines += ["", f"Logits deviate by {truth['deviation']:.2g} from their mean.", ""]
+    return "\n".join(lines).rstrip()
+
+
+def _right(cell: dict[str, Any]) -> np.ndarray:
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(cell["right"]), np.uint8))
+    return bits[: cell["images"]].astype(bool)
+
+
+def _plain(way: str) -> str:
+    return way.replace(":", "-").replace(", ", "-").replace(" % ", "-")
+
+
+if __name__ == "__main__":
+    main()
