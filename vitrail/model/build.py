@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import PositionKind, ViTConfig
+from vitrail.config import BiTConfig, PositionKind, ViTConfig
 from vitrail.model import position, relative, rotary
+from vitrail.model.bit import BiT
 from vitrail.model.encoder import Encoder
 from vitrail.model.heads import AttentionPooling, Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
@@ -31,8 +32,21 @@ POSITIONS: dict[PositionKind, type[Position]] = {
 }
 
 
+@overload
 def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
+    """A Vision Transformer, hybrid or not."""
+
+
+@overload
+def build(config: BiTConfig, seed: int = 0) -> BiT:
+    """A ResNet."""
+
+
+def build(config: ViTConfig | BiTConfig, seed: int = 0) -> VisionTransformer | BiT:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
+    if isinstance(config, BiTConfig):
+        with seeded(seed):
+            return BiT(config).eval()
     encoder, head = config.encoder, config.head
     channels = config.channels if config.stem is None else config.stem.outputs
     with seeded(seed):

@@ -1,0 +1,126 @@
+"""BiT's ResNet-v2: pre-activation bottlenecks, GroupNorm, standardised kernels (1912.11370, section 3.2).
+
+Borders are padded by the same number of zeros on all sides, where the hybrids' stem pads as ``SAME``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitrail.config import BiTConfig, ResNetConfig, size_text
+from vitrail.errors import UserError
+from vitrail.model.heads import Classifier
+from vitrail.model.resnet import GROUPS, Convolution
+
+
+class Centred(Convolution):
+    """A standardised convolution padded by (P - 1) / 2 on every side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        return F.conv2d(x, self.standardised(), stride=self.stride, padding=self.kernel_size[0] // 2)
+
+
+class Unit(nn.Module):
+    """Norm and ReLU before each of 1x1, 3x3 with the stride, 1x1; the sum is left as it is (1603.05027).
+
+    The first unit of a stage has a convolution as its shortcut, which sees what the first ReLU gave.
+    """
+
+    def __init__(self, config: ResNetConfig, inputs: int, width: int, stride: int, first: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, inputs, eps=config.norm_eps)
+        self.conv1 = Centred(config, inputs, width, 1)
+        self.norm2 = nn.GroupNorm(GROUPS, width, eps=config.norm_eps)
+        self.conv2 = Centred(config, width, width, 3, stride)
+        self.norm3 = nn.GroupNorm(GROUPS, width, eps=config.norm_eps)
+        self.conv3 = Centred(config, width, 4 * width, 1)
+        self.shortcut = Centred(config, inputs, 4 * width, 1, stride) if first else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 4 width, ceil(H / stride), ceil(W / stride))."""
+        y = F.relu(self.norm1(x))
+        kept = x if self.shortcut is None else self.shortcut(y)
+        y = F.relu(self.norm2(self.conv1(y)))
+        y = F.relu(self.norm3(self.conv2(y)))
+        x = kept + self.conv3(y)
+        return x
+
+
+class BiT(nn.Module):
+    """Root, stages, norm, mean over the map, classifier."""
+
+    def __init__(self, config: BiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        trunk = config.trunk
+        size, stride = (7, 2) if config.root == "7x7" else (3, 1)
+        self.root = Centred(trunk, config.channels, trunk.width, size, stride)
+        self.stages = nn.ModuleList()
+        inputs = trunk.width
+        for stage, count in enumerate(trunk.layers):
+            width = trunk.width * 2**stage
+            units = []
+            for unit in range(count):
+                units.append(Unit(trunk, inputs, width, 2 if stage > 0 and unit == 0 else 1, first=unit == 0))
+                inputs = 4 * width
+            self.stages.append(nn.Sequential(*units))
+        self.norm = nn.GroupNorm(GROUPS, inputs, eps=trunk.norm_eps)
+        self.classifier = Classifier(inputs, config.head.classes) if config.head.classes else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes).
+
+        Raises:
+            UserError: the model has no classifier, or the images are not of its size.
+        """
+        if self.classifier is None:  # before any work is done
+            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+        return self.classify(self.features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features (B, F) -> logits (B, classes).
+
+        Raises:
+            UserError: the model has no classifier.
+        """
+        if self.classifier is None:
+            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+        logits: Tensor = self.classifier(features)
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> the mean over the last feature map (B, F).
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
+        return self.feature_map(images).mean((2, 3))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> the last stage's normalised output after ReLU (B, F, h, w).
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
+        if images.shape[1:] != (self.config.channels, *self.config.image_size):
+            raise UserError(
+                f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
+                f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
+            )
+        x: Tensor = self.root(images)
+        if self.config.root == "7x7":
+            x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)  # zeros take part in the maximum, as in BiT's code
+        for stage in self.stages:
+            x = stage(x)
+        return F.relu(self.norm(x))
+
+    def depth(self, parameter: str) -> int:
+        """The layer a parameter's name belongs to: 0 the root, 1 to L the units, L + 1 after them."""
+        of_unit = re.match(r"stages\.(\d+)\.(\d+)\.", parameter)
+        if of_unit is not None:
+            return sum(self.config.trunk.layers[: int(of_unit[1])]) + int(of_unit[2]) + 1
+        return 0 if parameter.startswith("root.") else sum(self.config.trunk.layers) + 1
