@@ -267,7 +267,8 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
     )
 
 
-# Depth: units of each stage; three convolutions a unit, and the root and the classifier (1512.03385, table 1).
+# Depth: units of each stage; three convolutions a unit, and the root and the classifier. 50 and deeper are those of
+# 1512.03385, table 1.
 DEPTHS: dict[int, tuple[int, ...]] = {
     14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),

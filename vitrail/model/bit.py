@@ -113,7 +113,7 @@ class BiT(nn.Module):
             )
         x: Tensor = self.root(images)
         if self.config.root == "7x7":
-            x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)  # zeros take part in the maximum, as in BiT's code
+            x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)  # zeros take part in the maximum, as in timm
         for stage in self.stages:
             x = stage(x)
         return F.relu(self.norm(x))
