@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,16 @@ def test_compiled_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Rejected, match="compiled:fp32"):
         engine(_model(PLAIN), _way("compiled:fp32"))
     assert engines.CHECKED == 8
+
+
+def test_ctrl_c_interrupts_after_engines_have_come_and_gone(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
+    openvino.build(module, torch.zeros(1, 3, 2, 2), tmp_path, None)
+    first, second = (openvino.OpenVINO(tmp_path, "fp32", 1, 1) for _ in range(2))
+    for engine in (first, second):
+        engine(torch.zeros(1, 3, 2, 2))
+    del engine, first
+    del second
+    with pytest.raises(KeyboardInterrupt):  # and not a fault of the process
+        signal.raise_signal(signal.SIGINT)

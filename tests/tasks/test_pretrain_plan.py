@@ -79,7 +79,7 @@ def test_a_recipe_s_settings_are_those_of_the_run() -> None:
     assert (settings.steps, settings.batch_size, settings.learning_rate) == (93_750, 4096, 3e-3)
     assert (settings.weight_decay, settings.warmup, settings.clip, settings.schedule) == (0.3, 10_000, 1.0, "cosine")
     assert (settings.betas, settings.layer_decay, settings.average) == ((0.9, 0.999), 1.0, 0.0)
-    assert arguments_of(imagenet, "supervised", imagenet.architecture) == {"smoothing": 0.0}
+    assert arguments_of(imagenet, "supervised", imagenet.architecture) == {"smoothing": 0.0, "sigmoid": False}
     mae = recipe("mae-b16-imagenet")
     less = training_of(PretrainSettings("x", recipe=mae.name, batch_size=512), mae, "mae", 768, 1_280_000, True)
     assert less.learning_rate == pytest.approx(3e-4), "linear in the batch"

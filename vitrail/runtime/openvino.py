@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,22 @@ def library() -> Any:
         import openvino
     except ImportError:
         raise UserError("Running by OpenVINO needs openvino: pip install 'vitrail[fast]'.") from None
+    _core()
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """The one that lives as long as the process.
+
+    Each sets a stack for signals and sets back, when it goes, the one it had found. Where two go in the order they
+    came, the stack that remains is that of the first, freed: the next Ctrl-C would end the process with a fault.
+    """
+    import openvino
+
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads what sets the stack, before another can
+    return core
 
 
 def build(module: nn.Module, example: Tensor, folder: Path, pictures: Tensor | None, sensitive: str = "") -> None:
@@ -82,11 +98,10 @@ class OpenVINO:
     """A build on this machine."""
 
     def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
-        openvino = library()
+        library()
         self.precision = precision
         self.most = most
-        self.core = openvino.Core()
-        self.graph = self.core.read_model(folder / GRAPH)
+        self.graph = _core().read_model(folder / GRAPH)
         self.hints = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "PERFORMANCE_HINT": "LATENCY",
@@ -102,7 +117,7 @@ class OpenVINO:
         if len(images) not in self.compiled:
             graph = self.graph.clone()
             graph.reshape(list(images.shape))
-            self.compiled[len(images)] = self.core.compile_model(graph, "CPU", self.hints).create_infer_request()
+            self.compiled[len(images)] = _core().compile_model(graph, "CPU", self.hints).create_infer_request()
         request = self.compiled[len(images)]
         request.infer([images.contiguous().numpy()], share_inputs=True)
         return torch.from_numpy(request.get_output_tensor(0).data.copy())

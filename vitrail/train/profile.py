@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from vitrail.atomic import new_file
 from vitrail.train.loop import Step
@@ -31,6 +31,11 @@ PARTS = {
     "optimiser and averages": ("_fused", "_foreach", "lerp", "linalg_vector_norm"),
 }
 """Where an operation belongs, by how its name begins once mkldnn_ or cudnn_ is taken from it."""
+ATTENTION_ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+}
+"""PyTorch counts fused attention on GPUs only; the same on a CPU takes the same arguments and products."""
 OTHER, WAITING = "other operations", "Python, and waiting for pictures"
 
 
@@ -63,7 +68,7 @@ class Profiler:
     def __init__(self, device: torch.device, bf16: bool) -> None:
         self.device, self.bf16 = device, bf16
         self.ends: list[float] = []
-        self.counter = FlopCounterMode(display=False)
+        self.counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
         self.first = ExitStack()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or PyTorch tells of every processor it did not find
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
