@@ -61,6 +61,7 @@ class Start:
 
     card: ModelCard | None = None
     tensors: Mapping[str, Tensor] | None = None
+    name: str = "random weights"
 
 
 def begin(
@@ -169,7 +170,7 @@ def _start(show: Show, settings: PretrainSettings, classes: tuple[str, ...]) -> 
             classes=classes,
             progress=progress,
         )
-    return Start(loaded.card, loaded.tensors)
+    return Start(loaded.card, loaded.tensors, settings.weights)
 
 
 def _train(
@@ -251,7 +252,7 @@ def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start
             "input",
             f"{size_text(config.image_size)} pixels in patches of {size_text(config.cell)}: {config.sequence} tokens",
         ),
-        ("begins as", "random weights" if start.card is None else str(start.card.provenance.get("source", "a model"))),
+        ("begins as", start.name),
         ("training", f"{settings.steps} steps of {settings.batch_size} pictures{views}: {epochs}; {how}"),
         (
             "memory",
