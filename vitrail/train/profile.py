@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail.atomic import new_file
 from vitrail.train.loop import Step
@@ -32,8 +33,10 @@ PARTS = {
 }
 """Where an operation belongs, by how its name begins once mkldnn_ or cudnn_ is taken from it."""
 ATTENTION_ON_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: _products(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: _products(
+        *shapes[1:4], back=True
+    ),
 }
 """PyTorch counts fused attention on GPUs only; the same on a CPU takes the same arguments and products."""
 OTHER, WAITING = "other operations", "Python, and waiting for pictures"
@@ -136,3 +139,9 @@ def product_limit(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> 
 def _part(name: str) -> str:
     name = name.removeprefix("mkldnn_").removeprefix("cudnn_")
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), OTHER)
+
+
+def _products(q: torch.Size, k: torch.Size, v: torch.Size, back: bool = False) -> int:
+    """Operations of fused attention's two products; on the way back twice as many, and the logits once more."""
+    logits, mixed = 2 * math.prod(q) * k[-2], 2 * math.prod(q[:-1]) * math.prod(v[-2:])
+    return 3 * logits + 2 * mixed if back else logits + mixed
