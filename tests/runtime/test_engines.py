@@ -203,9 +203,9 @@ def test_ctrl_c_interrupts_after_engines_have_come_and_gone(tmp_path: Path) -> N
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
     openvino.build(module, torch.zeros(1, 3, 2, 2), tmp_path, None)
     first, second = (openvino.OpenVINO(tmp_path, "fp32", 1, 1) for _ in range(2))
-    for engine in (first, second):
-        engine(torch.zeros(1, 3, 2, 2))
-    del engine, first
+    first(torch.zeros(1, 3, 2, 2))
+    second(torch.zeros(1, 3, 2, 2))
+    del first
     del second
     with pytest.raises(KeyboardInterrupt):  # and not a fault of the process
         signal.raise_signal(signal.SIGINT)

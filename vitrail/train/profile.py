@@ -33,10 +33,8 @@ PARTS = {
 }
 """Where an operation belongs, by how its name begins once mkldnn_ or cudnn_ is taken from it."""
 ATTENTION_ON_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: _products(*shapes[:3]),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: _products(
-        *shapes[1:4], back=True
-    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: _forth(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: _back(*shapes[1:4]),
 }
 """PyTorch counts fused attention on GPUs only; the same on a CPU takes the same arguments and products."""
 OTHER, WAITING = "other operations", "Python, and waiting for pictures"
@@ -141,7 +139,11 @@ def _part(name: str) -> str:
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), OTHER)
 
 
-def _products(q: torch.Size, k: torch.Size, v: torch.Size, back: bool = False) -> int:
-    """Operations of fused attention's two products; on the way back twice as many, and the logits once more."""
-    logits, mixed = 2 * math.prod(q) * k[-2], 2 * math.prod(q[:-1]) * math.prod(v[-2:])
-    return 3 * logits + 2 * mixed if back else logits + mixed
+def _forth(q: torch.Size, k: torch.Size, v: torch.Size) -> int:
+    """Operations of fused attention's logits, and of what they weigh."""
+    return 2 * math.prod(q) * k[-2] + 2 * math.prod(q[:-1]) * math.prod(v[-2:])
+
+
+def _back(q: torch.Size, k: torch.Size, v: torch.Size) -> int:
+    """Twice as many, and the logits once more."""
+    return 2 * _forth(q, k, v) + 2 * math.prod(q) * k[-2]
