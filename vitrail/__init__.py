@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _TASKS = {
     "Classifier": "vitrail.tasks.classifier",
     "load": "vitrail.tasks.classifier",
+    "compare": "vitrail.tasks.compare",
     "finetune": "vitrail.tasks.finetune",
     "inspect": "vitrail.tasks.inspection",
     "pretrain": "vitrail.tasks.pretrain",
@@ -24,6 +25,7 @@ __all__ = ["__version__", *_TASKS]
 
 if TYPE_CHECKING:
     from vitrail.tasks.classifier import Classifier, load
+    from vitrail.tasks.compare import compare
     from vitrail.tasks.finetune import finetune
     from vitrail.tasks.inspection import inspect
     from vitrail.tasks.pretrain import pretrain

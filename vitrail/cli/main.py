@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from vitrail import __version__
+from vitrail.cli.compare import compare
 from vitrail.cli.convert import convert
 from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
@@ -49,6 +50,7 @@ for command in (
     recipes,
     reproduce,
     noisy_student,
+    compare,
     tune,
 ):
     app.command()(command)

@@ -1,0 +1,361 @@
+"""Which model to use on a person's own pictures: candidates, cross-validated on the same folds with the same budget."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.atomic import new_file, refuse_unwritable
+from vitrail.config import variant
+from vitrail.cost import parameters
+from vitrail.data.sources import Dataset, Sample, open_dataset
+from vitrail.errors import UserError
+from vitrail.evaluate.folds import folds
+from vitrail.evaluate.metrics import paired_bootstrap, wilson
+from vitrail.record import from_dict, to_dict
+from vitrail.report.terminal import Show, percent
+from vitrail.settings import FinetuneSettings
+from vitrail.tasks.begun import unfinished
+from vitrail.tasks.classifier import load
+from vitrail.tasks.dry_run import plan
+from vitrail.tasks.features import content_hashes, measured_speed
+from vitrail.tasks.finetune import resume, run
+
+MODELS = ("dinov2-small", "timm/resnetv2_50x1_bit.goog_in21k")
+METHODS = ("probe", "full")
+SETTINGS, CELLS, RUNS = "compare.json", "cells", "runs"
+SPEED_ON = 64
+"""Pictures that the speed of prediction is measured on."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compared, on what, and how; kept, so that a comparison that goes on is the same one."""
+
+    data: str
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    folds: int
+    minutes: float
+    resolution: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a candidate without one fold, judged on it."""
+
+    correct: str
+    """1, 0, or, of a picture that cannot be read, a space, for each of the fold in the order of its list."""
+    minutes: float
+    epochs: int | None
+    images_per_second: float
+    """Pictures read and predicted."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model and a method, over all folds: each picture judged once, by a model that had not seen it."""
+
+    model: str
+    method: str
+    right: np.ndarray
+    """(n,)"""
+    minutes: float
+    """Of one training."""
+    epochs: int | None
+    images_per_second: float
+    parameters: int
+
+    @property
+    def name(self) -> str:
+        """``dinov2-small, probe``."""
+        return f"{self.model}, {self.method}"
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all pictures."""
+        return float(self.right.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        found = {name: value for name, value in asdict(self).items() if name != "right"}
+        bounds = wilson(int(self.right.sum()), len(self.right))
+        return {**found, "accuracy": self.accuracy, "interval": list(bounds), "images": len(self.right)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out."""
+
+    folder: Path
+    candidates: tuple[Candidate, ...]
+    """The most accurate first."""
+
+    def behind(self, other: Candidate) -> tuple[float, float, float]:
+        """By how much a candidate is less accurate than the best, and its 95 % interval: paired bootstrap."""
+        return paired_bootstrap(self.candidates[0].right, other.right)
+
+    @property
+    def tied(self) -> tuple[Candidate, ...]:
+        """Those that the pictures cannot tell from the best."""
+        return tuple(other for other in self.candidates[1:] if self.behind(other)[1] <= 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        rows = [
+            {**one.to_dict(), "behind": [0.0, 0.0, 0.0] if at == 0 else list(self.behind(one))}
+            for at, one in enumerate(self.candidates)
+        ]
+        return {"best": self.candidates[0].name, "tied": [one.name for one in self.tied], "candidates": rows}
+
+
+def compare(
+    data: str | Path,
+    out: str | Path,
+    models: Sequence[str] = MODELS,
+    methods: Sequence[str] = METHODS,
+    folds: int = 5,
+    minutes: float = 10.0,
+    resolution: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Comparison:
+    """Cross-validate models on labelled pictures and say which to use.
+
+    Every candidate is trained on the same folds, for as many minutes (``full`` and what trains the model; a probe
+    takes what it takes), and judged on the fold left out. A comparison that was stopped is gone on with by the same
+    call: no finished training is made again.
+
+    Args:
+        data: labelled pictures, as for ``finetune``; those of a split of its own that are held out are not touched.
+        out: the folder of results.
+        models: pretrained weights, as for ``finetune``, or a variant such as ``R50`` or ``ViT-S/16`` from random
+            weights.
+        methods: of ``finetune``.
+        minutes: of training, as measured here before: so many epochs are made as fit, one at least.
+        resolution: pixels a side, the same for all; None: each model's usual.
+
+    Raises:
+        UserError: the pictures, models or settings are not usable, or ``out`` holds another comparison.
+    """
+    asked = Asked(str(data), tuple(models), tuple(methods), folds, minutes, resolution, seed)
+    folder, show = Path(out), Show(quiet)
+    if minutes <= 0:
+        raise UserError(f"minutes must be more than 0, not {minutes}.")
+    if len(asked.models) * len(asked.methods) < 2:
+        raise UserError("There is nothing to compare: name two models, or two methods.")
+    for model in models:
+        for method in methods:
+            _settings(asked, model, method)  # a wrong name should not wait for the first training
+    refuse_unwritable(folder / SETTINGS)
+    samples, places, classes = _pictures(asked, show)
+    _claim(folder, asked)
+    for fold in range(folds):
+        _write_fold(folder / f"fold-{fold}.csv", samples, [place == fold for place in places], classes)
+    candidates = [_Candidate(folder, asked, model, method, show) for model in models for method in methods]
+    show.say(
+        f"{len(candidates)} candidates, {folds} folds of {len(samples)} pictures of {len(classes)} classes: "
+        f"{len(candidates) * folds} trainings, of about {minutes:g} minutes where the model itself is trained."
+    )
+    cells = {one: [one.cell(fold) for fold in range(folds)] for one in candidates}
+    answers = {one: _in_place(one.folder, own, places) for one, own in cells.items()}
+    readable = np.all([own != " " for own in answers.values()], axis=0)
+    if not readable.all():
+        show.warn(f"{len(readable) - readable.sum()} of {len(readable)} pictures cannot be read and are left out.")
+    found = [one.judged(cells[one], own[readable] == "1") for one, own in answers.items()]
+    result = Comparison(folder, tuple(sorted(found, key=lambda one: -one.accuracy)))
+    with new_file(folder / "comparison.json") as beside:
+        beside.write_text(json.dumps(result.to_dict(), indent=1) + "\n", "utf-8")
+    _say(show, result, asked)
+    return result
+
+
+class _Candidate:
+    """A model and a method, and where their trainings are."""
+
+    def __init__(self, folder: Path, asked: Asked, model: str, method: str, show: Show) -> None:
+        self.folder, self.asked, self.model, self.method, self.show = folder, asked, model, method, show
+        self.plain = "".join(letter if letter.isalnum() else "-" for letter in f"{model} {method}")
+
+    def cell(self, fold: int) -> Cell:
+        """The training without one fold, made if it is not there."""
+        path = self.folder / CELLS / f"{self.plain}-{fold}.json"
+        if path.is_file():
+            return from_dict(Cell, json.loads(path.read_text("utf-8")), str(path))
+        self.show.say(f"{self.model}, {self.method}, fold {fold + 1} of {self.asked.folds}.")
+        made = self._make(fold)
+        with new_file(path) as beside:
+            beside.write_text(json.dumps(to_dict(made)) + "\n", "utf-8")
+        shutil.rmtree(self._run(fold))  # its weights are wanted no more
+        return made
+
+    def judged(self, cells: Sequence[Cell], right: np.ndarray) -> Candidate:
+        """Over all folds."""
+        minutes = float(np.mean([cell.minutes for cell in cells]))
+        speed = float(np.median([cell.images_per_second for cell in cells]))
+        return Candidate(self.model, self.method, right, minutes, cells[0].epochs, speed, cells[0].parameters)
+
+    def _run(self, fold: int) -> Path:
+        return self.folder / RUNS / f"{self.plain}-{fold}"
+
+    def _list(self, fold: int) -> Path:
+        return self.folder / f"fold-{fold}.csv"
+
+    def _make(self, fold: int) -> Cell:
+        start, out = time.perf_counter(), self._run(fold)
+        epochs = None if self.method in ("probe", "knn") else self._epochs()
+        settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(fold)), epochs=epochs)
+        if unfinished(out):
+            result = resume(out, quiet=True)
+        else:
+            if out.exists():
+                shutil.rmtree(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            result = run(settings, out, quiet=True)
+        judged = zip(result.findings.val, result.findings.logits.argmax(axis=1), strict=True)
+        answers = {str(sample.path): "01"[int(likeliest == sample.label)] for sample, likeliest in judged}
+        correct = "".join(answers.get(path, " ") for path in _left_out(self._list(fold)))
+        classifier = load(out, quiet=True)
+        paths = [sample.path for sample in result.findings.val][:SPEED_ON]
+        speed = measured_speed(classifier.predictor, classifier.card.preprocessing, paths, 32)
+        config = classifier.card.architecture
+        minutes = result.minutes or (time.perf_counter() - start) / 60
+        return Cell(correct, minutes, epochs, speed, parameters(config))
+
+    def _epochs(self) -> int:
+        """As many as fit into the budget, measured once."""
+        path = self.folder / CELLS / f"{self.plain}-epochs.json"
+        if not path.is_file():
+            settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(0)), epochs=1)
+            found = plan(settings, quiet=True)
+            assert found.training_seconds is not None
+            fit = max(1, round(60 * self.asked.minutes / found.training_seconds))
+            with new_file(path) as beside:
+                beside.write_text(json.dumps({"epochs": fit, "seconds_each": found.training_seconds}) + "\n", "utf-8")
+        return int(json.loads(path.read_text("utf-8"))["epochs"])
+
+
+def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
+    size = None if asked.resolution is None else (asked.resolution, asked.resolution)
+    settings = FinetuneSettings(data="", weights=model, method=method, resolution=size, seed=asked.seed)
+    try:
+        variant(model)
+    except UserError:
+        return settings
+    return replace(settings, weights="none", architecture=model)
+
+
+def _claim(folder: Path, asked: Asked) -> None:
+    """Make the folder this comparison's.
+
+    Raises:
+        UserError: it holds another.
+    """
+    path = folder / SETTINGS
+    if path.is_file():
+        before, now = json.loads(path.read_text("utf-8")), json.loads(json.dumps(to_dict(asked)))
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{folder} holds a comparison with {name} {before.get(name)}, not {value}: choose another --out."
+                )
+        return
+    for name in (CELLS, RUNS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with new_file(path) as beside:
+        beside.write_text(json.dumps(to_dict(asked), indent=1) + "\n", "utf-8")
+
+
+def _pictures(asked: Asked, show: Show) -> tuple[list[Sample], list[int], tuple[str, ...]]:
+    """The pictures that can be read, in the order of their paths, their folds, and the classes."""
+    dataset = open_dataset(asked.data, seed=asked.seed)
+    samples = sorted(_members(dataset), key=lambda sample: str(sample.path))
+    digests = content_hashes(sample.path for sample in samples)
+    known = [(sample, digest) for sample, digest in zip(samples, digests, strict=True) if isinstance(digest, str)]
+    if len(known) < len(samples):
+        show.warn(f"{len(samples) - len(known)} of {len(samples)} files cannot be opened and are left out.")
+    samples = [sample for sample, _ in known]
+    places = folds([sample.label for sample in samples], [digest for _, digest in known], asked.folds, asked.seed)
+    return samples, places, dataset.classes
+
+
+def _write_fold(path: Path, samples: Sequence[Sample], left_out: Sequence[bool], classes: Sequence[str]) -> None:
+    """A list that ``finetune`` takes."""
+    with new_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "split"])
+        for sample, out in zip(samples, left_out, strict=True):
+            writer.writerow([str(sample.path.absolute()), classes[sample.label], "val" if out else "train"])
+
+
+def _left_out(path: Path) -> list[str]:
+    """The pictures that a list holds out, in its order."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
+
+
+def _members(dataset: Dataset) -> tuple[Sample, ...]:
+    """All pictures, or those to train on where the data say which are held out."""
+    return (*dataset.train, *dataset.val) if dataset.split.startswith("stratified") else dataset.train
+
+
+def _in_place(folder: Path, cells: Sequence[Cell], places: Sequence[int]) -> np.ndarray:
+    """(n,): every picture's answer."""
+    found = np.full(len(places), " ")
+    for fold, cell in enumerate(cells):
+        mine = np.array(places) == fold
+        if len(cell.correct) != mine.sum():
+            raise UserError(f"{folder} was made of other pictures: put them back, or choose another --out for these.")
+        found[mine] = list(cell.correct)
+    return found
+
+
+def _say(show: Show, result: Comparison, asked: Asked) -> None:
+    best, rows = result.candidates[0], []
+    for one in result.candidates:
+        low, high = wilson(int(one.right.sum()), len(one.right))
+        behind = "" if one is best else _points(result.behind(one))
+        accuracy = f"{100 * one.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        speed, size = f"{one.images_per_second:.1f}", f"{one.parameters / 1e6:.1f} M"
+        rows.append([one.name, accuracy, behind, f"{one.minutes:.1f}", speed, size])
+    show.table(["model", "accuracy, % (95 %)", "behind, points", "min", "img/s", "size"], rows)
+    show.say(f"Use {best.name}: {percent(best.accuracy)} right, each picture judged by a model that had not seen it.")
+    for one in result.tied:
+        gains = _gains(one, best)
+        show.say(
+            f"{one.name} cannot be told from it on {len(one.right)} pictures ({_points(result.behind(one))} behind)"
+            + (f", and is {gains}: use that where it matters." if gains else ".")
+        )
+    where = (
+        "--weights none --architecture" if _settings(asked, best.model, best.method).weights == "none" else "--weights"
+    )
+    epochs = "" if best.epochs is None else f" --epochs {best.epochs}"
+    show.facts([
+        ("results", f"{result.folder}: comparison.json, the folds as lists"),
+        ("next", f"vitrail finetune {asked.data} {where} {best.model} --method {best.method}{epochs} --out ANOTHER"),
+    ])  # fmt: skip
+
+
+def _gains(one: Candidate, best: Candidate) -> str:
+    """In what it is better by half or more."""
+    ratios = {
+        "faster to predict with": one.images_per_second / best.images_per_second,
+        "faster to train": best.minutes / one.minutes,
+        "smaller": best.parameters / one.parameters,
+    }
+    return " and ".join(f"{ratio:.1f} times {what}" for what, ratio in ratios.items() if ratio >= 1.5)
+
+
+def _points(behind: tuple[float, float, float]) -> str:
+    mean, low, high = (100 * value for value in behind)
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
