@@ -66,7 +66,7 @@ def main() -> None:
 def run(which: str, data: Path, wanted: set[str]) -> None:
     """The cells of one set."""
     name, resolution, part = SETS[which]
-    classifier = _with_head(which, data / name, resolution)
+    classifier = with_head(which, data / name, resolution)
     reference = RUNS / f"{which}-reference.npy"
     for way, runtime in ways(classifier).items():
         if (CELLS / f"{which}-{_plain(way)}.json").is_file() or (wanted and way not in wanted):
@@ -101,7 +101,7 @@ def ways(classifier: Classifier) -> dict[str, Runtime]:
     return {**{one.name: one for one in plain}, **merged}
 
 
-def _with_head(which: str, data: Path, resolution: int) -> Classifier:
+def with_head(which: str, data: Path, resolution: int) -> Classifier:
     out = RUNS / which
     if not out.is_dir():
         source = data

@@ -4,8 +4,8 @@
 weights (made by transformers, with 1,000 classes) and the same batch, and is timed on the same photos, a part of them
 each round, one way after the other; medians over the rounds:
 
-- model: what ``vitrail predict`` runs, on a batch that is in memory already
-- predict: ``Classifier.predict``, from the files
+- model: what ``vitrail predict --runtime openvino:bf16`` runs, on a batch that is in memory already
+- predict: ``Classifier.predict``, from the files, by the same runtime
 - transformers: its pipeline ``image-classification``, as it comes
 - timm: a loop over its model, its transform for that model, and a DataLoader with 2 workers
 
@@ -65,11 +65,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--commands", type=int, default=1, help="how many turns of whole commands")
+    parser.add_argument("--runtime", default="openvino:bf16", help="Vitrail's")
     parser.add_argument("--one", nargs=3, metavar=("WAY", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         name, model, folder = asked.one
-        print(ways(model, Path(folder), asked.batch_size)[name](sorted((Path(folder) / "photos").iterdir())))
+        print(
+            ways(model, Path(folder), asked.batch_size, asked.runtime)[name](
+                sorted((Path(folder) / "photos").iterdir())
+            )
+        )
         return
     data = Path(os.environ.get("VITRAIL_DATA", "")) / "imagenette-subset"
     if not (data / "train").is_dir():
@@ -82,7 +87,7 @@ def main() -> None:
         findings["decoding"] = decoding(photos, large, asked.decoded)
         for model in asked.models:
             make_model(model, folder)
-            found = in_this_process(model, folder, photos, asked.batch_size, asked.rounds)
+            found = in_this_process(model, folder, photos, asked)
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
             findings["models"][model] = found
@@ -122,7 +127,7 @@ def make_model(name: str, folder: Path) -> None:
     ViTImageProcessor().save_pretrained(folder / name)
 
 
-def ways(model: str, folder: Path, batch_size: int) -> dict[str, Way]:
+def ways(model: str, folder: Path, batch_size: int, runtime: str) -> dict[str, Way]:
     """Each way to classify photos, made when first called."""
     made: dict[str, Way] = {}
 
@@ -135,16 +140,16 @@ def ways(model: str, folder: Path, batch_size: int) -> dict[str, Way]:
         return call
 
     return {
-        "predict": first("predict", lambda: _vitrail(folder / model, batch_size)),
+        "predict": first("predict", lambda: _vitrail(folder / model, batch_size, runtime)),
         "transformers": first("transformers", lambda: _transformers(folder / model, batch_size)),
         "timm": first("timm", lambda: _timm(f"vit_{TIMM[model]}_patch16_224", batch_size)),
     }
 
 
-def _vitrail(folder: Path, batch_size: int) -> Way:
+def _vitrail(folder: Path, batch_size: int, runtime: str) -> Way:
     import vitrail
 
-    classifier = vitrail.load(folder, quiet=True)
+    classifier = vitrail.load(folder, runtime=runtime, quiet=True)
     return lambda photos: len(classifier.predict(photos, batch_size=batch_size))
 
 
@@ -184,12 +189,13 @@ def _timm(name: str, batch_size: int) -> Way:
 
 
 def in_this_process(
-    model: str, folder: Path, photos: Sequence[Path], batch_size: int, rounds: int
+    model: str, folder: Path, photos: Sequence[Path], asked: argparse.Namespace
 ) -> dict[str, dict[str, Any] | str]:
     """Images a second of every way, interleaved: medians, and ratios of ``predict`` to the others by round."""
     import vitrail
 
-    classifier = vitrail.load(folder / model, quiet=True)
+    batch_size, rounds = asked.batch_size, asked.rounds
+    classifier = vitrail.load(folder / model, runtime=asked.runtime, quiet=True)
     predictor = classifier.predictor
     held = torch.stack([load_picture(path, classifier.card.preprocessing) for path in photos[:batch_size]])
 
@@ -197,7 +203,7 @@ def in_this_process(
         sizes = [min(batch_size, len(part) - start) for start in range(0, len(part), batch_size)]
         return sum(len(predictor.logits(held[:size])[1]) for size in sizes)
 
-    everyone = {"model": alone, **ways(model, folder, batch_size)}
+    everyone = {"model": alone, **ways(model, folder, batch_size, asked.runtime)}
     parts = [photos[start::rounds] for start in range(min(rounds, len(photos)))]
     speeds: dict[str, list[float]] = {name: [] for name in everyone}
     for way in everyone.values():
@@ -214,9 +220,8 @@ def in_this_process(
         for name, found in speeds.items()
         if name != "predict"
     }
-    engine = "eager" if predictor.engine is None else type(predictor.engine).__name__
-    print(model, f"({engine}, {predictor.precision}), images/s:", medians, ratios, flush=True)
-    return {"runtime": f"{engine}, {predictor.precision}", "images/s": medians, "ratios": ratios}
+    print(model, f"({asked.runtime}), images/s:", medians, ratios, flush=True)
+    return {"runtime": asked.runtime, "images/s": medians, "ratios": ratios}
 
 
 def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> Iterator[float]:
@@ -229,6 +234,7 @@ def as_commands(model: str, folder: Path, photos: int, asked: argparse.Namespace
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     batch = ["--batch-size", str(asked.batch_size)]
     ours = [sys.executable, "-m", "vitrail.cli.main", "predict", str(folder / model), str(folder / "photos"), *batch]
+    ours += ["--runtime", asked.runtime]
     commands = {"vitrail predict": ours}
     for name in ("transformers", "timm"):
         commands[name] = [sys.executable, "-m", "benchmarks.predict", "--one", name, model, str(folder), *batch]

@@ -101,8 +101,8 @@ def tune(
     figure = Path(out) if out is not None else folder / "tune.png"
     refuse_unwritable(figure)
     classifier = load(model, device="cpu", quiet=quiet)
-    pictures = _read(classifier, data, show)
-    work = _Work(classifier, folder, pictures, show)
+    pictures = read_pictures(classifier, data, show)
+    work = Work(classifier, folder, pictures, show)
     pairs = sorted(
         available(torch.device("cpu")), key=lambda pair: [LIKELY[0].index(pair[1]), LIKELY[1].index(pair[0])]
     )
@@ -134,7 +134,7 @@ def tune(
     return result
 
 
-class _Work:
+class Work:
     """Engines, and what they are measured on."""
 
     def __init__(self, classifier: Classifier, folder: Path, pictures: tuple[Tensor, np.ndarray], show: Show) -> None:
@@ -197,7 +197,7 @@ class _Work:
         return right
 
 
-def _read(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor, np.ndarray]:
+def read_pictures(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor, np.ndarray]:
     """At most ``MOST`` labelled pictures, by chance: images (n, C, H, W) and labels (n,)."""
     samples = list(open_labelled(data, classifier.classes()))
     random.Random(0).shuffle(samples)
@@ -215,7 +215,7 @@ def _read(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor,
 
 
 def _schedules(
-    classifier: Classifier, work: _Work, way: Runtime, allowed: float, deadline: float
+    classifier: Classifier, work: Work, way: Runtime, allowed: float, deadline: float
 ) -> list[tuple[int, ...]]:
     """Schedules of merging that lose at most what is allowed when the model is run in ``way``, cheapest first.
 
