@@ -98,8 +98,8 @@ def section(findings: dict[str, Any]) -> str:
     lines += [
         "",
         f"`tune` took {tuned['minutes']:.1f} minutes and chose {winner}, {tuned['images_per_second']:.1f} pictures a "
-        f"second. In the sweep, {findings['sweep_minutes']:.0f} minutes, the fastest that loses at most {ALLOWED} points "
-        f"is {first}, {findings['ratio']:.2f} times as fast as that.",
+        f"second. In the sweep, {findings['sweep_minutes']:.0f} minutes, the fastest that loses at most {ALLOWED} "
+        f"points is {first}, {findings['ratio']:.2f} times as fast as that.",
         "",
         f"![What tune judged](images/{FIGURE.name})",
     ]
