@@ -8,7 +8,7 @@
   (``splits/cifar10-2000.csv``): top-1 lost, paired, on the same pictures.
 
 Aims for ``accuracy``, written down before: the upper end of the 95 % interval (paired bootstrap) is at most 0.3 points
-for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged (``SHARES`` of the patches, as many in every layer).
+for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged (``MERGED`` of ``benchmarks/inference.py``).
 
 A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
 tables of ``docs/performance.md``. About an hour and a half on two cores.
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.inference import MERGED
 from benchmarks.results_file import RESULTS, record
 from benchmarks.self_supervision import write_table
 from vitrail.data.batches import batches
@@ -42,7 +43,6 @@ from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.finetune import finetune
 
 SETS = {"numerics": ("imagenette-subset", 224, "val"), "accuracy": ("cifar10", 112, "test")}
-SHARES = (0.25, 0.5, 0.75)
 REFERENCE = "eager:fp32"
 BATCH = 32
 CALIBRATION = 64
@@ -95,8 +95,8 @@ def ways(classifier: Classifier) -> dict[str, Runtime]:
     plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
     config = classifier.model.config
     merged = {
-        f"openvino:int8, {100 * share:g} % merged": Runtime("openvino", "int8", schedule(config, share), BATCH)
-        for share in SHARES
+        f"openvino:int8, merging {name}": Runtime("openvino", "int8", schedule(config, *how), BATCH)
+        for name, how in MERGED.items()
     }
     return {**{one.name: one for one in plain}, **merged}
 
