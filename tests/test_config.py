@@ -15,7 +15,6 @@ from vitrail.config import (
     ABSOLUTE,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    LARGEST,
     RELATIVE,
     SIZES,
     EncoderConfig,
@@ -39,6 +38,7 @@ from vitrail.config import (
 )
 from vitrail.errors import UserError
 from vitrail.record import from_dict, to_dict
+from vitrail.size import LARGEST
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -103,7 +103,7 @@ def test_the_nearest_variant_is_suggested(name: str, nearest: str) -> None:
 
 
 def test_a_name_far_from_all_lists_them() -> None:
-    with pytest.raises(UserError, match=r"^There is no variant '\?'; known are ViT-Ti/8, .*DINOv2-g/14 and 15 more\.$"):
+    with pytest.raises(UserError, match=r"^There is no variant '\?'; known are ViT-Ti/8, .*DINOv2-g/14 and 20 more\.$"):
         variant("?")
     assert suggestion("x", ["left", "right"]) == "; known are left, right"
 

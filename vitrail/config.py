@@ -7,13 +7,12 @@ here, so that it travels with the weights.
 
 from __future__ import annotations
 
-import difflib
 import re
-import typing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vitrail.errors import UserError
+from vitrail.errors import suggestion as suggestion
 from vitrail.parts import ABSOLUTE as ABSOLUTE
 from vitrail.parts import RELATIVE as RELATIVE
 from vitrail.parts import EncoderConfig as EncoderConfig
@@ -26,9 +25,13 @@ from vitrail.parts import PositionKind as PositionKind
 from vitrail.parts import Resampling as Resampling
 from vitrail.parts import ResNetConfig as ResNetConfig
 from vitrail.parts import Token as Token
-
-Size = tuple[int, int]
-"""Height and width, in that order: pixels of an image or a patch, or cells of a grid."""
+from vitrail.resnet import DEPTHS, is_resnet
+from vitrail.resnet import BiTConfig as BiTConfig
+from vitrail.resnet import resnet as resnet
+from vitrail.size import Size as Size
+from vitrail.size import check_resolution as check_resolution
+from vitrail.size import parse_size as parse_size
+from vitrail.size import size_text as size_text
 
 Fit = Literal["crop", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -99,9 +102,24 @@ class ViTConfig:
         return self.grid[0] * self.grid[1] + len(self.tokens)
 
     @property
+    def summary(self) -> str:
+        """``12 layers x 384, 6 heads``."""
+        return f"{self.encoder.layers} layers x {self.encoder.width}, {self.encoder.heads} heads"
+
+    @property
+    def layers(self) -> int:
+        """L, that ``VisionTransformer.depth`` counts."""
+        return self.encoder.layers
+
+    @property
+    def width(self) -> int:
+        """D, of what is pooled."""
+        return self.encoder.width
+
+    @property
     def feature_width(self) -> int:
         """Length of the vector of features."""
-        return self.head.layers * len(self.head.parts) * self.encoder.width
+        return self.head.layers * len(self.head.parts) * self.width
 
     @property
     def classifier_width(self) -> int:
@@ -117,29 +135,21 @@ class ViTConfig:
         return replace(self, head=head)
 
 
-@dataclass(frozen=True)
-class BiTConfig:
-    """A pre-activation ResNet with GroupNorm and standardised kernels (BiT, 1912.11370, section 3.2)."""
+Architecture = ViTConfig | BiTConfig
+"""What a model may be; ``kind`` tells one from another where it is written down."""
 
-    trunk: ResNetConfig
-    root: Literal["7x7", "3x3"] = "7x7"
-    """What comes before the stages: 7x7 with stride 2 and a 3x3 maximum with stride 2, or for pictures up to
-    64 pixels a 3x3 with stride 1 alone."""
-    image_size: Size = (224, 224)
-    channels: int = 3
-    head: HeadConfig = field(default_factory=lambda: HeadConfig(("mean",)))
 
-    def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise UserError(f"channels must be at least 1, not {self.channels}.")
-        check_resolution(self.image_size, (1, 1))
-        if self.head.parts != ("mean",) or self.head.layers != 1 or self.head.prelogits is not None:
-            raise UserError("A ResNet has no tokens to choose from: its head pools the mean of its last layer.")
+def transformer(config: Architecture, what: str) -> ViTConfig:
+    """The same, if it is a Vision Transformer's.
 
-    @property
-    def feature_width(self) -> int:
-        """Length of the vector of features."""
-        return self.trunk.outputs
+    Raises:
+        UserError: it is not, and ``what`` needs one.
+    """
+    if not isinstance(config, ViTConfig):
+        raise UserError(
+            f"{what} needs a Vision Transformer, and this is a ResNet: choose another model, or another way."
+        )
+    return config
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ModelCard:
     """Everything about a model but its tensors: what ``config.json`` in a model folder holds."""
 
-    architecture: ViTConfig
+    architecture: Architecture
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -220,8 +230,19 @@ _NAME = re.compile(r"(?:(?P<stem>R\d+)\+)?(?P<family>ViT|DINOv2)-(?P<size>[A-Za-
 
 
 def is_variant(name: str) -> bool:
-    """Whether a name is written as a variant's, existing or not."""
-    return _NAME.fullmatch(name) is not None
+    """Whether a name is written as a variant's or a ResNet's, existing or not."""
+    return _NAME.fullmatch(name) is not None or is_resnet(name)
+
+
+def architecture(name: str, image_size: Size | None = None, classes: int = 0) -> Architecture:
+    """The configuration of a ViT (``variant``) or a ResNet (``resnet``) by its name.
+
+    Raises:
+        UserError: no such model; the nearest name is suggested.
+    """
+    if is_resnet(name):
+        return resnet(name, image_size or (224, 224), classes)
+    return variant(name, image_size, classes)
 
 
 def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTConfig:
@@ -245,6 +266,7 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
         known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
         known += [f"{stem}+ViT-{size}/{patch}" for size in SIZES if size != "g" for stem, patch in STEMS]
+        known += [f"R{depth}" for depth in DEPTHS]
         raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
     layers, width, mlp_width, heads = SIZES[match["size"]]
     dinov2 = match["family"] == "DINOv2"
@@ -267,105 +289,7 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
     )
 
 
-# Depth: units of each stage; three convolutions a unit, and the root and the classifier. 50 and deeper are those of
-# 1512.03385, table 1.
-DEPTHS: dict[int, tuple[int, ...]] = {
-    14: (1, 1, 1, 1),
-    26: (2, 2, 2, 2),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-
-SMALL = 64
-"""Pixels a side up to which a ResNet begins with a 3x3 of stride 1."""
-
-_RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<times>\d+(?:\.\d+)?))?")
-
-
-def resnet(name: str, image_size: Size = (224, 224), classes: int = 0) -> BiTConfig:
-    """The configuration that a name such as ``R50``, ``R50x3`` or ``R14x0.5`` stands for: depth x width (BiT).
-
-    Raises:
-        UserError: no such depth, the nearest is suggested; or a width that GroupNorm cannot divide.
-    """
-    match = _RESNET.fullmatch(name)
-    if match is None or int(match["depth"]) not in DEPTHS:
-        raise UserError(f"There is no ResNet {name!r}{suggestion(name, [f'R{depth}' for depth in DEPTHS])}.")
-    width = 64 * float(match["times"] or 1)
-    if width % 32 or not width:
-        raise UserError(f"{name} is {width:g} channels wide, which 32 groups do not divide: choose multiples of x0.5.")
-    return BiTConfig(
-        ResNetConfig(DEPTHS[int(match["depth"])], int(width), "variance", standard_eps=1e-8, norm_eps=1e-5),
-        root="3x3" if max(image_size) <= SMALL else "7x7",
-        image_size=image_size,
-        head=HeadConfig(("mean",), classes=classes),
-    )
-
-
 def registered(count: int) -> tuple[Token, ...]:
     """``count`` register tokens, for ``ViTConfig.tokens``."""
     register: tuple[Token, ...] = ("register",)
     return register * count
-
-
-MOST_NAMES = 24
-"""How many known names a sentence lists when none is near."""
-
-
-def suggestion(name: str, known: typing.Iterable[str]) -> str:
-    """``: did you mean X?``-style tail of a sentence, or what is known when nothing is near."""
-    known = list(known)
-    folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    if near:
-        return f"; the nearest is {folded[near[0]]}"
-    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-    return f"; known are {', '.join(known[:MOST_NAMES])}{more}"
-
-
-def size_text(size: Size) -> str:
-    """``224x168`` for (224, 168): height x width."""
-    return f"{size[0]}x{size[1]}"
-
-
-def parse_size(text: str | int | typing.Sequence[int]) -> Size:
-    """``224``, ``224x168`` (height x width) or a pair of integers -> (height, width).
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if isinstance(text, int):
-        numbers: list[int] = [text, text]
-    elif isinstance(text, str):
-        if not re.fullmatch(r"\d+(x\d+)?", text.strip().lower()):
-            raise UserError(f"{text!r} is not a resolution: write 224, or 224x168 for height x width.")
-        parts = [int(part) for part in text.strip().lower().split("x")]
-        numbers = parts * 2 if len(parts) == 1 else parts
-    else:
-        numbers = [int(number) for number in text]
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise UserError(f"{text!r} is not a resolution: write 224, or 224x168 for height x width.")
-    return (numbers[0], numbers[1])
-
-
-LARGEST = 16_384
-"""Pixels a side beyond which a resolution is taken for a slip."""
-
-
-def check_resolution(image_size: Size, patch: Size) -> None:
-    """Raise UserError unless the image is a whole number of patches; names the nearest sizes that are."""
-    if max(image_size) > LARGEST:
-        raise UserError(
-            f"A resolution of {size_text(image_size)} is beyond {LARGEST} pixels a side: choose a smaller one."
-        )
-    if all(pixels % cell == 0 and pixels > 0 for pixels, cell in zip(image_size, patch, strict=True)):
-        return
-    below = tuple(max(pixels // cell, 1) * cell for pixels, cell in zip(image_size, patch, strict=True))
-    above = tuple(max(-(-pixels // cell), 1) * cell for pixels, cell in zip(image_size, patch, strict=True))
-    square = image_size[0] == image_size[1] and patch[0] == patch[1]
-    nearest = [str(size[0]) if square else size_text((size[0], size[1])) for size in dict.fromkeys((below, above))]
-    raise UserError(
-        f"A resolution of {size_text(image_size)} is not a whole number of patches of {size_text(patch)}: "
-        f"the nearest sizes are {' and '.join(nearest)}."
-    )

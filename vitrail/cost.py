@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
-from vitrail.config import RELATIVE, ViTConfig
+from vitrail.config import RELATIVE, Architecture, BiTConfig, ViTConfig
 from vitrail.errors import UserError
 
 
-def parameters(config: ViTConfig) -> int:
+def parameters(config: Architecture) -> int:
     """Number of learned numbers."""
+    if isinstance(config, BiTConfig):
+        layers = _layers(config)
+        kernels = sum(size * size * inputs * outputs for size, inputs, outputs, _, _ in layers)
+        return kernels + 2 * _normalised(config) + (config.width + 1) * config.head.classes
     encoder, width = config.encoder, config.encoder.width
     patch_embedding = math.prod(config.patch) * _channels(config) * width + width
     tokens_and_positions = len(config.tokens) * width + _positions(config)
@@ -28,11 +32,15 @@ def parameters(config: ViTConfig) -> int:
     return stem + patch_embedding + tokens_and_positions + blocks + 2 * width + head
 
 
-def flops(config: ViTConfig) -> int:
+def flops(config: Architecture) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two.
 
-    Matrix products only, as is usual: O(N D^2) in the dense layers, O(N^2 D) in attention (article 2.2).
+    Matrix products and convolutions only, as is usual: O(N D^2) in the dense layers, O(N^2 D) in attention (article
+    2.2).
     """
+    if isinstance(config, BiTConfig):
+        products = sum(size**2 * inputs * outputs * after for size, inputs, outputs, _, after in _layers(config))
+        return 2 * (products + config.width * config.head.classes)
     return merged_flops(config, ())
 
 
@@ -96,28 +104,35 @@ def attention_flops(config: ViTConfig) -> int:
     return 2 * config.encoder.layers * _attention_products(config, config.sequence)
 
 
-def weight_bytes(config: ViTConfig, number: int = 4) -> int:
+def weight_bytes(config: Architecture, number: int = 4) -> int:
     """Memory of the weights at ``number`` bytes each: 4 in float32, 2 in bfloat16."""
     return parameters(config) * number
 
 
-def inference_bytes(config: ViTConfig, number: int = 4) -> int:
+def inference_bytes(config: Architecture, number: int = 4) -> int:
     """Largest sum of activations that live at once in one image's forward pass, fused attention, without gradients.
 
-    Either the tokens, normalised tokens, queries, keys, values and mixed values of attention (6 N D), or the tokens
-    and normalised tokens beside both sides of the MLP's nonlinearity. O(N): no N x N numbers are ever held.
+    Of a ResNet, what goes into a convolution and comes out, beside the shortcut. Of a ViT, either the tokens,
+    normalised tokens, queries, keys, values and mixed values of attention (6 N D), or the tokens and normalised tokens
+    beside both sides of the MLP's nonlinearity. O(N): no N x N numbers are ever held.
     """
+    if isinstance(config, BiTConfig):
+        layers = _layers(config)
+        return number * max(2 * inputs * before + outputs * after for _, inputs, outputs, before, after in layers)
     width = config.encoder.width
     mlp = 2 * width + _first_mlp_width(config) + config.encoder.mlp_width
     return config.sequence * max(6 * width, mlp) * number
 
 
-def training_bytes(config: ViTConfig, number: int = 4) -> int:
+def training_bytes(config: Architecture, number: int = 4) -> int:
     """Activations of the encoder that one image's forward pass keeps for the backward pass, fused attention.
 
-    Of each block: its input, both normalised inputs, queries, keys and values, what attention mixed, the sum after
-    it (8 N D in all), and both sides of the MLP's nonlinearity.
+    Of a ResNet, for every convolution what it reads, and the norm before it. Of each block of a ViT: its input, both
+    normalised inputs, queries, keys and values, what attention mixed, the sum after it (8 N D in all), and both sides
+    of the MLP's nonlinearity.
     """
+    if isinstance(config, BiTConfig):
+        return number * sum(2 * inputs * before for _, inputs, _, before, _ in _layers(config))
     width = config.encoder.width
     block = 8 * width + _first_mlp_width(config) + config.encoder.mlp_width
     return config.encoder.layers * config.sequence * block * number
@@ -176,3 +191,40 @@ def _convolutions(config: ViTConfig) -> list[tuple[int, int, int, int]]:
             found += [(1, inputs, width, before), (3, width, width, stride), (1, width, 4 * width, stride)]
             inputs, before = 4 * width, stride
     return found
+
+
+def _layers(config: BiTConfig) -> list[tuple[int, int, int, int, int]]:
+    """A ResNet's convolutions: size, input and output channels, cells of the map before and after."""
+    root, trunk = config.root, config.trunk
+    H, W = _halved(config.image_size) if root == "7x7" else config.image_size
+    found = [(7 if root == "7x7" else 3, config.channels, trunk.width, math.prod(config.image_size), H * W)]
+    H, W = _halved((H, W)) if root == "7x7" else (H, W)
+    inputs = trunk.width
+    for stage, units in enumerate(trunk.layers):
+        width, before = trunk.width * 2**stage, H * W
+        if stage:
+            H, W = _halved((H, W))
+        found.append((1, inputs, 4 * width, before, H * W))  # the shortcut
+        for unit in range(units):
+            seen = before if unit == 0 else H * W
+            found.append((1, inputs, width, seen, seen))
+            found.append((3, width, width, seen, H * W))
+            found.append((1, width, 4 * width, H * W, H * W))
+            inputs = 4 * width
+    return found
+
+
+def _normalised(config: BiTConfig) -> int:
+    """Channels that its norms see, all together: before every convolution of a unit, and at the end."""
+    total, inputs = config.width, config.trunk.width
+    for stage, units in enumerate(config.trunk.layers):
+        width = config.trunk.width * 2**stage
+        for _ in range(units):
+            total += inputs + 2 * width
+            inputs = 4 * width
+    return total
+
+
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    """What a stride of 2 leaves."""
+    return -(-size[0] // 2), -(-size[1] // 2)

@@ -81,6 +81,18 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _meant(kinds: list[Any], value: Any, where: str) -> Any:
+    """Of several dataclasses the one whose field ``kind`` is the value's; one without that field is meant by none."""
+    if len(kinds) == 1 or not isinstance(value, Mapping):
+        return kinds[0]
+    names = [get_args(get_type_hints(one).get("kind"))[:1] for one in kinds]  # the word of a Literal, or nothing
+    own = (value["kind"],) if "kind" in value else ()
+    if own not in names:
+        known = [repr(name[0]) for name in names if name]
+        raise UserError(f"{where} is of a kind {value['kind']!r} that this version of Vitrail does not know: {known}.")
+    return kinds[names.index(own)]
+
+
 def _typed(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -88,7 +100,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _typed(next(a for a in arguments if a is not type(None)), value, where)
+        return _typed(_meant([a for a in arguments if a is not type(None)], value, where), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where} should be a list, not {value!r}.")

@@ -12,6 +12,8 @@ from vitrail.config import Resampling, parse_size
 from vitrail.errors import UserError
 from vitrail.settings import FinetuneSettings
 
+WEIGHTS = FinetuneSettings.weights
+
 
 def finetune(
     data: Annotated[
@@ -37,10 +39,14 @@ def finetune(
             help="Pretrained weights: dinov2-small, saliency-s14, a hub id, a folder or file of Vitrail, Hugging Face "
             "or timm, or none."
         ),
-    ] = "dinov2-small",
+    ] = WEIGHTS,
     architecture: Annotated[
         str | None,
         typer.Option(help="What a bare state dict is (vit_base_patch16_224), or none (ViT-S/16)."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model by name, with random weights: R50, ViT-S/16 (as --weights none --architecture)."),
     ] = None,
     method: Annotated[
         str,
@@ -78,6 +84,10 @@ def finetune(
     Its features of each picture are computed once and kept. The run folder is a
     model that evaluate, predict and embed take.
     """
+    if model is not None:
+        if architecture is not None or weights != WEIGHTS:
+            raise UserError("--model names a model with random weights: leave out --weights and --architecture.")
+        weights, architecture = "none", model
     settings = FinetuneSettings(
         data=data,
         weights=weights,

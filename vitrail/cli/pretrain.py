@@ -34,7 +34,12 @@ def pretrain(
         str | None, typer.Option(help="A model to go on from, as finetune's --weights; by default random weights.")
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="A variant such as ViT-S/16, or what a bare state dict in --weights is.")
+        str | None,
+        typer.Option(
+            "--architecture",
+            "--model",
+            help="A variant such as ViT-S/16, a ResNet such as R50, or what a bare state dict in --weights is.",
+        ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Number of blocks.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Numbers a token.")] = None,

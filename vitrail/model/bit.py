@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vitrail.config import BiTConfig, ResNetConfig, size_text
 from vitrail.errors import UserError
-from vitrail.model.heads import Classifier
+from vitrail.model.heads import Classifier, Pooling
 from vitrail.model.resnet import GROUPS, Convolution
 
 
@@ -69,6 +69,7 @@ class BiT(nn.Module):
                 inputs = 4 * width
             self.stages.append(nn.Sequential(*units))
         self.norm = nn.GroupNorm(GROUPS, inputs, eps=trunk.norm_eps)
+        self.pooling = Pooling(config.head, ())
         self.classifier = Classifier(inputs, config.head.classes) if config.head.classes else None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,12 +94,22 @@ class BiT(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> the mean over the last feature map (B, F).
+        """(B, C, H, W) -> what the classifier sees, the mean over the last feature map (B, F).
 
         Raises:
             UserError: the images are not of the model's size.
         """
-        return self.feature_map(images).mean((2, 3))
+        return self.pool(images, self.pooling)
+
+    def pool(self, images: Tensor, pooling: Pooling) -> Tensor:
+        """(B, C, H, W) -> the features (B, F) that another pooling would see, of the cells as its tokens.
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
+        cells = self.feature_map(images).flatten(2).transpose(1, 2)  # (B, h w, F)
+        pooled: Tensor = pooling([cells], nn.Identity())
+        return pooled
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> the last stage's normalised output after ReLU (B, F, h, w).

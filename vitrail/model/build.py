@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import BiTConfig, PositionKind, ViTConfig
+from vitrail.config import Architecture, BiTConfig, PositionKind, ViTConfig
 from vitrail.model import position, relative, rotary
 from vitrail.model.bit import BiT
 from vitrail.model.encoder import Encoder
@@ -19,6 +19,9 @@ from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import EveryLayer, Position
 from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
+
+Model = VisionTransformer | BiT
+"""What ``build`` gives: both have a config, a pooling, a classifier or none, features, classify and depth."""
 
 POSITIONS: dict[PositionKind, type[Position]] = {
     "none": position.NoPosition,
@@ -42,7 +45,12 @@ def build(config: BiTConfig, seed: int = 0) -> BiT:
     """A ResNet."""
 
 
-def build(config: ViTConfig | BiTConfig, seed: int = 0) -> VisionTransformer | BiT:
+@overload
+def build(config: Architecture, seed: int = 0) -> Model:
+    """Either."""
+
+
+def build(config: Architecture, seed: int = 0) -> Model:
     """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
     if isinstance(config, BiTConfig):
         with seeded(seed):
@@ -97,13 +105,13 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def to_grid(tensors: Mapping[str, Tensor], old: ViTConfig, new: ViTConfig) -> tuple[dict[str, Tensor], str]:
-    """Take the positions in a model's ``tensors`` from the grid of ``old`` to that of ``new``.
+def to_grid(tensors: Mapping[str, Tensor], old: Architecture, new: Architecture) -> tuple[dict[str, Tensor], str]:
+    """Take the positions in a model's ``tensors`` from the grid of ``old`` to that of ``new``; a ResNet has none.
 
     Returns:
         The tensors that changed, and a note of how; an empty one if nothing needed doing.
     """
-    if old.grid == new.grid:
+    if isinstance(old, BiTConfig) or isinstance(new, BiTConfig) or old.grid == new.grid:
         return {}, ""
     scheme = POSITIONS[old.position.kind]
     sets: dict[str, dict[str, Tensor]] = {}  # under position, or position.layers.0 and so on

@@ -106,7 +106,7 @@ def add_lora(model: VisionTransformer, config: LoraConfig, seed: int = 0, train_
         model.classifier.requires_grad_(True)
 
 
-def merge(model: VisionTransformer) -> None:
+def merge(model: nn.Module) -> None:
     """Fold what was learned into the weights, in place: plain layers again, all of which can learn.
 
     A model without LoRA stays as it is, but for that.
@@ -126,7 +126,7 @@ def lora_parameters(model: VisionTransformer) -> int:
     return sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
 
 
-def _adapted(model: VisionTransformer) -> Iterator[tuple[str, LoraLinear]]:
+def _adapted(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vitrail.atomic import new_folder
 from vitrail.cache import cache_dir
 from vitrail.errors import UserError
+from vitrail.model.build import Model
 from vitrail.model.vision import VisionTransformer
 from vitrail.record import to_dict
 from vitrail.runtime import onnxruntime, openvino
@@ -43,7 +44,7 @@ class Rejected(UserError):
 class Features(nn.Module):
     """A model's features as a module of its own, for compilers."""
 
-    def __init__(self, model: VisionTransformer) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -67,9 +68,7 @@ def available(device: torch.device) -> tuple[tuple[Backend, Precision], ...]:
     return tuple(found)
 
 
-def engine(
-    model: VisionTransformer, runtime: Runtime, pictures: Tensor | None = None, beside: Path | None = None
-) -> Engine:
+def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, beside: Path | None = None) -> Engine:
     """What computes the features of ``model`` in the way of ``runtime``, on the processor.
 
     A build that is there is taken; another is made, and taken if it gives what the model gives.
@@ -84,7 +83,12 @@ def engine(
         UserError: a library is missing, int8 is asked for without pictures or a build, the model's tokens cannot be
             merged, or the build cannot be written.
     """
-    module = (Merged(model, runtime.merging) if any(runtime.merging) else Features(model)).eval()
+    if any(runtime.merging):
+        if not isinstance(model, VisionTransformer):
+            raise UserError("A ResNet has no tokens to merge: run it without merging.")
+        module: nn.Module = Merged(model, runtime.merging).eval()
+    else:
+        module = Features(model).eval()
     shown = _noise(model) if pictures is None else pictures
     if runtime.backend in ("eager", "compiled"):
         if runtime.precision == "int8":
@@ -185,7 +189,7 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor) -
     return apart
 
 
-def key(model: VisionTransformer, runtime: Runtime) -> str:
+def key(model: Model, runtime: Runtime) -> str:
     """A name for all that a build depends on: the model, what is computed how, processor and libraries."""
     about = [to_dict(model.config), runtime.backend, runtime.precision, runtime.merging, processor(), versions()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -196,7 +200,7 @@ def key(model: VisionTransformer, runtime: Runtime) -> str:
     return f"{runtime.backend}-{runtime.precision}-{digest.hexdigest()[:16]}"
 
 
-def _noise(model: VisionTransformer) -> Tensor:
+def _noise(model: Model) -> Tensor:
     """Pictures of nothing, standardised: (2, C, H, W)."""
     config = model.config
     return torch.randn(2, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))

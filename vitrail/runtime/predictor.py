@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import UserError
+from vitrail.model.build import Model
 from vitrail.model.encoder import Trace
 from vitrail.model.heads import Pooling
 from vitrail.model.vision import VisionTransformer
@@ -32,13 +33,13 @@ class Engine(Protocol):
 class Predictor:
     """A model on a device, in bf16 autocast where that is native; features and logits come out in float32."""
 
-    model: VisionTransformer
+    model: Model
     device: torch.device
     bf16: bool
     engine: Engine | None = None
 
     @classmethod
-    def of(cls, model: VisionTransformer, device: str | None = None) -> Predictor:
+    def of(cls, model: Model, device: str | None = None) -> Predictor:
         """Move ``model`` to the device and put it in evaluation mode."""
         where = pick_device(device)
         return cls(model.to(where).eval(), where, native_bf16(where))
@@ -58,8 +59,15 @@ class Predictor:
         return self._run(lambda batch: self.model.pool(batch, pool), images).float().cpu()
 
     def encode(self, images: Tensor, trace: Trace | None = None) -> None:
-        """Run the encoder on (B, C, H, W) for what ``trace`` wants to see of it."""
-        self._run(lambda batch: self.model.encode(batch, 1, trace), images)
+        """Run the encoder on (B, C, H, W) for what ``trace`` wants to see of it.
+
+        Raises:
+            UserError: the model has none.
+        """
+        model = self.model
+        if not isinstance(model, VisionTransformer):
+            raise UserError("A convolutional network has no attention to look at: take a Vision Transformer.")
+        self._run(lambda batch: model.encode(batch, 1, trace), images)
 
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> features (B, F) and logits (B, classes), on the CPU.

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vitrail.atomic import new_file, refuse_unwritable
-from vitrail.config import variant
+from vitrail.config import architecture as named
+from vitrail.config import is_variant
 from vitrail.cost import parameters
 from vitrail.data.sources import Dataset, Sample, open_dataset
 from vitrail.errors import UserError
@@ -248,10 +249,9 @@ class _Candidate:
 def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
     size = None if asked.resolution is None else (asked.resolution, asked.resolution)
     settings = FinetuneSettings(data="", weights=model, method=method, resolution=size, seed=asked.seed)
-    try:
-        variant(model)
-    except UserError:
+    if not is_variant(model) or Path(model).exists():
         return settings
+    named(model)  # one that there is not should not wait for its turn
     return replace(settings, weights="none", architecture=model)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vitrail.atomic import new_file, new_folder, refuse_existing
-from vitrail.config import Size, parse_size
+from vitrail.config import Size, ViTConfig, parse_size
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import download_progress
@@ -95,7 +95,8 @@ def convert(
             words.write(loaded.card, loaded.tensors, beside)
         config = loaded.card.architecture
         # A folder says how many heads there are; of the files only some do.
-        heads = config.encoder.heads if words is not None and words.suffix else None
+        file = words is not None and bool(words.suffix)
+        heads = config.encoder.heads if file and isinstance(config, ViTConfig) else None
         again = load_weights(beside, image_size=config.image_size, heads=heads)
         if not same_numbers(loaded, again):
             raise UserError(f"{path} did not read back as it was written, so it was not kept: please report this.")

@@ -97,7 +97,7 @@ def plan(settings: FinetuneSettings, quiet: bool = False, profile: Path | None =
     speed = measured_speed(predictor, how, [sample.path for sample in samples], settings.batch_size)
     method, why = choose_method(settings, len(dataset.train), len(dataset.classes), speed)
     number = 2 if predictor.bf16 else 4
-    numbers = pooling.layers * len(pooling.parts) * config.encoder.width
+    numbers = pooling.layers * len(pooling.parts) * config.width
     found = Plan(
         method=method,
         why=why,
@@ -132,7 +132,7 @@ def _with_training(
 ) -> Plan:
     """Take some steps in memory, from a head of zeros."""
     way = course(settings, found.method, found.train, classifier.predictor.bf16)
-    pooling, width = pooling_of(classifier), classifier.card.architecture.encoder.width
+    pooling, width = pooling_of(classifier), classifier.card.architecture.width
     classes = len(dataset.classes)
     empty = Probe(pooling.parts[:1], 1, 0.0, np.zeros((classes, width)), np.zeros(classes), (), None)
     headed = Classifier(with_head(classifier, empty, dataset), settings.device)
@@ -162,7 +162,7 @@ def _training_memory(way: Course, classifier: Classifier, parameters: int) -> in
     """Weights and a copy of them for evaluation; gradients, moments and averages; activations of a piece."""
     config, settings = classifier.card.architecture, way.settings
     kept = 1 + (2 if settings.optimizer == "adamw" else 1) + (1 if settings.average else 0)
-    layers = config.encoder.layers
+    layers = config.layers
     below = max(lowest_trained(way.method, layers) - 1, 0)  # blocks that are not trained keep nothing
     # Under autocast too, the sums between blocks, norms and what they keep stay in float32.
     activations = training_bytes(config) * (layers - below) // layers
@@ -199,7 +199,7 @@ def _take(
         compile_blocks(model)
     how = classifier.card.preprocessing
     objective = Supervised(how, way.augmentation)
-    state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
+    state = State.start(model, objective.modules, settings, model.depth, top=model.config.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     view = Views(photos(samples, how, way), how, way.augmentation)
     train(state, objective, view, labels, settings, classifier.predictor.device, tell=tell)

@@ -158,7 +158,7 @@ def extract(
     seconds = time.perf_counter() - start
     failures |= {i: unreadable[digest] for i, digest in contents.items() if digest in unreadable}
     kept = [i for i in contents if i not in failures]
-    shape = (0, pooling.layers, len(pooling.parts), predictor.model.config.encoder.width)
+    shape = (0, pooling.layers, len(pooling.parts), predictor.model.config.width)
     features = cache.read([contents[i] for i in kept]) if kept else np.empty(shape, np.float32)
     return Extracted(features, kept, sorted(failures.items()), len(missing) - len(unreadable), seconds)
 

@@ -160,7 +160,7 @@ def opened(settings: FinetuneSettings, show: Show) -> tuple[Dataset, Classifier]
             progress=progress,
         )
     classifier = Classifier(loaded, settings.device)
-    lowest_trained(settings.method, classifier.card.architecture.encoder.layers)
+    lowest_trained(settings.method, classifier.card.architecture.layers)
     return dataset, classifier
 
 

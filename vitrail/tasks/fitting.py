@@ -90,7 +90,7 @@ def train_classifier(
         f"Training {trained:,} of {sum(parameter.numel() for parameter in model.parameters()):,} numbers; "
         f"what it needs to go on after an interruption is kept in {folder}."
     )
-    state = State.start(model, objective.modules, settings, model.depth, top=model.config.encoder.layers + 1)
+    state = State.start(model, objective.modules, settings, model.depth, top=model.config.layers + 1)
     labels = torch.tensor([sample.label for sample in samples])
     truth = np.array([sample.label for sample in held_out])
     if settings.compile:
@@ -137,6 +137,7 @@ def train_classifier(
     model.load_state_dict(state.averaged())
     adapted = None
     if course.lora is not None:
+        assert isinstance(model, VisionTransformer)
         adapted = copy.deepcopy(model)
         merge(model)
     logged = _Logged.read(folder, course, len(samples))

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.config import Size, ViTConfig, parse_size
+from vitrail.config import Architecture, Size, parse_size
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
+from vitrail.model.vision import VisionTransformer
 from vitrail.tasks import reference
 from vitrail.tasks.classifier import Classifier, load
 
@@ -111,7 +112,10 @@ def outputs(classifier: Classifier, images: Tensor) -> Outputs:
         found[f"block {layer}"] = block
 
     with torch.inference_mode():
-        features = model.features(images, Trace(receive, blocks=range(classifier.card.architecture.encoder.layers)))
+        if isinstance(model, VisionTransformer):
+            features = model.features(images, Trace(receive, blocks=range(model.config.layers)))
+        else:
+            features = model.features(images)
         found["features"] = features
         if model.classifier is not None:
             found["logits"] = model.classify(features)
@@ -125,7 +129,7 @@ def difference(where: str, a: Tensor, b: Tensor) -> Difference:
     return Difference(where, float(gap.norm()) / scale if scale else float(gap.norm()), float(gap.abs().max()))
 
 
-def _noise(config: ViTConfig) -> Tensor:
+def _noise(config: Architecture) -> Tensor:
     return torch.randn(2, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from vitrail import __version__
 from vitrail.cache import cache_dir
-from vitrail.config import HeadConfig, Part, size_text
+from vitrail.config import HeadConfig, Part, ViTConfig, size_text
 from vitrail.cost import flops, parameters
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import Dataset, Sample
@@ -109,7 +109,9 @@ def pooling_of(classifier: Classifier) -> HeadConfig:
     """Which features are computed."""
     config = classifier.card.architecture
     parts: tuple[Part, ...] = ("class", "mean") if "class" in config.tokens else ("mean",)
-    return HeadConfig(parts, layers=min(PROBED_LAYERS, config.encoder.layers), norm=config.head.norm)
+    # Earlier maps of a ResNet are of other widths.
+    layers = min(PROBED_LAYERS, config.layers) if isinstance(config, ViTConfig) else 1
+    return HeadConfig(parts, layers=layers, norm=config.head.norm)
 
 
 def show_photos(show: Show, dataset: Dataset, classifier: Classifier) -> None:
@@ -123,9 +125,8 @@ def show_photos(show: Show, dataset: Dataset, classifier: Classifier) -> None:
     for note in dataset.notes:
         show.warn(note)
     size = f"{parameters(config) / 1e6:.1f} M parameters, {size_text(config.image_size)} pixels"
-    effort = (
-        f"{config.sequence} tokens and {flops(config) / 1e9:.1f} GFLOP an image in {classifier.predictor.precision}"
-    )
+    tokens = f"{config.sequence} tokens and " if config.sequence else ""
+    effort = f"{tokens}{flops(config) / 1e9:.1f} GFLOP an image in {classifier.predictor.precision}"
     show.facts(
         [
             ("split", dataset.split),

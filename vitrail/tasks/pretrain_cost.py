@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.config import transformer
 from vitrail.cost import flops, training_bytes
 from vitrail.data.views import Views
 from vitrail.model.build import blank
@@ -50,6 +51,7 @@ def memory(plan: Plan, held: int) -> tuple[float, int, int]:
     # float32 throughout: under autocast the sums between blocks, norms and attention stay in it.
     sample = float(training_bytes(config)) * max(1, len(plan.distortions))
     if isinstance(objective, MAE):
+        config = transformer(config, "MAE")
         seen = len(config.tokens) + objective.visible
         width = plan.arguments["width"]
         blocks = replace(config.encoder, layers=plan.arguments["layers"], width=width, heads=1, mlp_width=4 * width)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrail.atomic import refuse_existing, refuse_unwritable
-from vitrail.config import ModelCard, size_text
+from vitrail.config import ModelCard, ViTConfig, size_text
 from vitrail.data.held import enough, usual_size
 from vitrail.data.views import smallest_crop
 from vitrail.errors import UserError
@@ -85,7 +85,7 @@ def begin(
     policy, arguments = policy_of(recipe, objective), arguments_of(recipe, objective, config)
 
     def optimised(pictures: int) -> tuple[Any, Any, dict[str, Any]]:
-        width, bf16 = config.encoder.width, native_bf16(device)
+        width, bf16 = config.width, native_bf16(device)
         return tuned(
             training_of(settings, recipe, objective, width, pictures, bf16), policy, arguments, settings.tuning
         )
@@ -224,7 +224,7 @@ def _next(folder: Path) -> str:
 
 def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start, device: torch.device) -> str:
     """Say what will be done and how long that takes here, measured; returns why it cannot be done, if so."""
-    config, settings, encoder = plan.architecture, plan.training, plan.architecture.encoder
+    config, settings = plan.architecture, plan.training
     needed, own, more = memory(plan, data.train.bytes + data.val.bytes)
     free = available(device)
     lack = (
@@ -240,7 +240,10 @@ def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start
     views = f", {len(plan.distortions)} views each" if plan.distortions else ""
     held = f"in memory ({data.train.bytes / GIGABYTE:.2g} GB)" if data.train.pixels is not None else "read each time"
     arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items())
-    shape = f"{encoder.layers} layers x {encoder.width}, {encoder.heads} heads, {own / 1e6:.2f} M parameters"
+    shape = f"{config.summary}, {own / 1e6:.2f} M parameters"
+    size = f"{size_text(config.image_size)} pixels"
+    if isinstance(config, ViTConfig):
+        size = f"{size} in patches of {size_text(config.cell)}: {config.sequence} tokens"
     rate = f"{settings.optimizer}, learning rate {settings.learning_rate:.3g}, {settings.schedule}"
     how = f"{rate}, {'bf16' if settings.bf16 else 'fp32'}"
     epochs = f"{settings.steps / plan.steps_per_epoch:.3g} epochs"
@@ -248,10 +251,7 @@ def _say_plan(show: Show, plan: Plan, found: Found, data: Readable, start: Start
         ("objective", f"{plan.objective} ({arguments})" if arguments else plan.objective),
         ("data", f"{plan.pictures} pictures: {found.which}; {held}"),
         ("model", f"{shape}; {more / 1e6:.2f} M more while training" if more else shape),
-        (
-            "input",
-            f"{size_text(config.image_size)} pixels in patches of {size_text(config.cell)}: {config.sequence} tokens",
-        ),
+        ("input", size),
         ("begins as", start.name),
         ("training", f"{settings.steps} steps of {settings.batch_size} pictures{views}: {epochs}; {how}"),
         (

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from vitrail.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Architecture,
+    BiTConfig,
     EncoderConfig,
     HeadConfig,
     ModelCard,
@@ -22,8 +24,10 @@ from vitrail.config import (
     Size,
     ViTConfig,
     suggestion,
+    transformer,
     variant,
 )
+from vitrail.config import architecture as named
 from vitrail.data.distort import Distortion
 from vitrail.data.views import Policy
 from vitrail.errors import UserError
@@ -72,7 +76,7 @@ class Plan:
     objective: str
     arguments: dict[str, Any]
     """Of the objective."""
-    architecture: ViTConfig
+    architecture: Architecture
     preprocessing: Preprocessing
     augmentation: Augmentation | None
     """None: ``distortions`` are what there is."""
@@ -116,7 +120,9 @@ def objective_of(settings: PretrainSettings, recipe: Recipe | None) -> str:
     return named
 
 
-def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: ModelCard | None, side: int) -> ViTConfig:
+def architecture_of(
+    settings: PretrainSettings, recipe: Recipe | None, start: ModelCard | None, side: int
+) -> Architecture:
     """The model, with no classifier yet.
 
     Args:
@@ -132,10 +138,15 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
         asked |= {name: value for name in ("position", "pool") if (value := getattr(settings, name)) is not None}
         if asked:
             raise UserError(f"{settings.weights} says itself what it is: leave out --{min(asked)}.")
-        config = start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
-        return replace(config, encoder=_noisy(config.encoder, settings))
+        begun = start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
+        if not isinstance(begun, ViTConfig):
+            return _plain(begun, settings)
+        return replace(begun, encoder=_noisy(begun.encoder, settings))
     if settings.architecture is not None:
-        config = variant(settings.architecture)
+        found = named(settings.architecture, settings.resolution)
+        if not isinstance(found, ViTConfig):
+            return _plain(found, settings)
+        config = found
     elif recipe is not None:
         config = recipe.architecture
     else:
@@ -153,6 +164,18 @@ def architecture_of(settings: PretrainSettings, recipe: Recipe | None, start: Mo
         position=config.position if settings.position is None else _position(settings.position),
         head=config.head if settings.pool is None else replace(config.head, parts=(_pool(settings.pool),)),
     )
+
+
+def _plain(config: BiTConfig, settings: PretrainSettings) -> BiTConfig:
+    """A ResNet, which has none of what a Vision Transformer may be asked for.
+
+    Raises:
+        UserError: it was asked for.
+    """
+    for name in ("layers", "width", "heads", "patch", "position", "pool", "dropout", "drop_path"):
+        if getattr(settings, name) is not None:
+            transformer(config, f"--{name.replace('_', '-')}")
+    return config
 
 
 def _noisy(encoder: EncoderConfig, settings: PretrainSettings) -> EncoderConfig:
@@ -202,9 +225,15 @@ def _usual_model(side: int, patch: int | None) -> ViTConfig:
     return ViTConfig(EncoderConfig(6, 128, 4, 512), (patch, patch), (size, size))
 
 
-def with_head(config: ViTConfig, objective: str, classes: int) -> ViTConfig:
-    """The model with the head that an objective leaves it with."""
+def with_head(config: Architecture, objective: str, classes: int) -> Architecture:
+    """The model with the head that an objective leaves it with.
+
+    Raises:
+        UserError: the objective is for Vision Transformers.
+    """
     head = config.head
+    if objective != "supervised":
+        config = transformer(config, f"The objective {objective}")
     if objective in HIDING:
         return config.with_head(HeadConfig(("mean",), norm=head.norm))
     if objective == "supervised":
@@ -220,7 +249,7 @@ def preprocessing_of(size: Size, start: ModelCard | None) -> Preprocessing:
     return Preprocessing(size, crop_fraction=crop, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def defaults(objective: str, config: ViTConfig) -> dict[str, Any]:
+def defaults(objective: str, config: Architecture) -> dict[str, Any]:
     """The objective's own arguments and their usual values; those for a narrow model are narrower."""
     signature = inspect.signature(KINDS[objective][0])
     usual = {
@@ -228,9 +257,10 @@ def defaults(objective: str, config: ViTConfig) -> dict[str, Any]:
         for name, parameter in signature.parameters.items()
         if isinstance(parameter.default, (bool, int, float)) and name != "seed"
     }
-    width, heads = config.encoder.width, config.encoder.heads
-    if width >= WIDTH:
+    width = config.width
+    if width >= WIDTH or not isinstance(config, ViTConfig):
         return usual
+    heads = config.encoder.heads
     if objective == "mae":
         half = max(4, width // 8 * 4)  # sines and cosines of two directions
         usual |= {"layers": max(1, config.encoder.layers // 2), "width": half, "heads": math.gcd(heads, half)}
@@ -240,7 +270,7 @@ def defaults(objective: str, config: ViTConfig) -> dict[str, Any]:
     return usual
 
 
-def arguments_of(recipe: Recipe | None, objective: str, config: ViTConfig) -> dict[str, Any]:
+def arguments_of(recipe: Recipe | None, objective: str, config: Architecture) -> dict[str, Any]:
     """The objective's arguments, before any tuning."""
     usual = defaults(objective, config)
     if recipe is None:

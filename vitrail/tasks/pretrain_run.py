@@ -21,9 +21,8 @@ from vitrail.data.held import Pictures
 from vitrail.data.preprocess import preprocess
 from vitrail.data.views import Views
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
-from vitrail.model.build import build
+from vitrail.model.build import Model, build
 from vitrail.model.compiling import compile_blocks
-from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.objective import Objective
 from vitrail.record import to_dict
 from vitrail.report.board import tensorboard
@@ -42,7 +41,7 @@ RECENT = 20
 """Steps whose mean loss is shown."""
 
 
-def made(plan: Plan) -> tuple[VisionTransformer, Objective[Any]]:
+def made(plan: Plan) -> tuple[Model, Objective[Any]]:
     """A random model and its objective."""
     model = build(plan.architecture, plan.training.seed)
     return model, _objective(plan, model)
@@ -59,13 +58,13 @@ def state_of(plan: Plan, tensors: Mapping[str, Tensor] | None, device: torch.dev
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
     objective = _objective(plan, model.to(device))  # some copy the model as it is now
     objective.modules.to(device)
-    state = State.start(model, objective.modules, plan.training, model.depth, plan.architecture.encoder.layers + 1)
+    state = State.start(model, objective.modules, plan.training, model.depth, plan.architecture.layers + 1)
     if plan.training.compile:
         compile_blocks(state.learner)
     return state, objective
 
 
-def _objective(plan: Plan, model: VisionTransformer) -> Objective[Any]:
+def _objective(plan: Plan, model: Model) -> Objective[Any]:
     kind = KINDS[plan.objective][0]
     if plan.objective == "supervised":
         return kind(plan.preprocessing, plan.policy, **plan.arguments)

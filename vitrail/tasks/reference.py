@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.config import transformer
 from vitrail.errors import UserError
 from vitrail.tasks.classifier import Classifier
 from vitrail.weights.dialects import written
@@ -99,7 +100,7 @@ def _transformers(source: str, ours: Classifier, scratch: Path) -> Any:
 def _torchvision(source: str, ours: Classifier, scratch: Path) -> Any:
     from torchvision.models import VisionTransformer
 
-    config = ours.card.architecture
+    config = transformer(ours.card.architecture, "torchvision's ViT")
     path = scratch / "model.safetensors"
     written("torchvision").write(ours.card, ours.model.state_dict(), path)
     encoder = config.encoder

@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.atomic import new_file
-from vitrail.config import size_text
+from vitrail.config import ViTConfig, size_text
 from vitrail.cost import parameters
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.read import UnreadableImage, read_image
 from vitrail.errors import UserError
 from vitrail.model.encoder import Trace
+from vitrail.model.vision import VisionTransformer
 from vitrail.report.figures import RAMP
 from vitrail.report.page import MOST_PICTURES, Album, Mistake, Photo, mistakes, pairs, render
 from vitrail.report.run import Predicted, Run, read_run
@@ -75,13 +76,14 @@ def class_attention(classifier: Classifier, image: Tensor) -> np.ndarray:
     Raises:
         UserError: the model has no class token.
     """
-    config = classifier.card.architecture
-    if "class" not in config.tokens:
+    model = classifier.model
+    if not isinstance(model, VisionTransformer) or "class" not in model.config.tokens:
         raise UserError("The model has no class token.")
+    config = model.config
     seen: list[Tensor] = []
-    trace = Trace(lambda kind, layer, weights: seen.append(weights), attention=[config.encoder.layers - 1])
+    trace = Trace(lambda kind, layer, weights: seen.append(weights), attention=[config.layers - 1])
     with torch.inference_mode():
-        classifier.model.encode(image[None].to(classifier.predictor.device), 1, trace)
+        model.encode(image[None].to(classifier.predictor.device), 1, trace)
     row = seen[0][0, :, config.tokens.index("class"), len(config.tokens) :]  # (K, h w)
     return row.float().mean(dim=0).reshape(config.grid).cpu().numpy()
 
@@ -110,6 +112,8 @@ def _classifier(run: Run) -> tuple[Classifier | None, str]:
 
 def _described(classifier: Classifier) -> str:
     config = classifier.card.architecture
+    if not isinstance(config, ViTConfig):
+        return f"{config.summary}, {parameters(config) / 1e6:.1f} M parameters"
     encoder = config.encoder
     return (
         f"Vision Transformer, {encoder.layers} layers of width {encoder.width}, {encoder.heads} heads, "

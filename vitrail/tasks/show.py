@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrail.config import (
+    Architecture,
+    BiTConfig,
     ModelCard,
     Preprocessing,
     Size,
@@ -14,8 +16,8 @@ from vitrail.config import (
     is_variant,
     parse_size,
     size_text,
-    variant,
 )
+from vitrail.config import architecture as named
 from vitrail.cost import flops, inference_bytes, parameters, training_bytes, weight_bytes
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
@@ -51,18 +53,9 @@ class Description:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for a person."""
-        config, how = self.card.architecture, self.card.preprocessing
-        encoder, position, head = config.encoder, config.position, config.head
-        learned = ", ".join(config.tokens) or "none"
-        scale = "" if encoder.layer_scale is None else ", LayerScale"
+        config, how, head = self.card.architecture, self.card.preprocessing, self.card.architecture.head
         rows = [
-            ("layers", f"{encoder.layers} of width {encoder.width}, {encoder.heads} heads, MLP {encoder.mlp_width}"),
-            ("details", f"{encoder.mlp}, LayerNorm epsilon {encoder.norm_eps:g}{scale}"),
-            ("images", f"{config.channels} channels, {size_text(config.image_size)} pixels"),
-            ("patches", f"{size_text(config.patch)}{_stem(config)}, a grid of {size_text(config.grid)}"),
-            ("tokens", f"{config.sequence}: {config.sequence - len(config.tokens)} patches; learned: {learned}"),
-            ("positions", f"{position.kind} ({position.place}), taken to another grid by {position.resampling}"),
-            ("head", _head(config)),
+            *(_transformer(config) if isinstance(config, ViTConfig) else _resnet(config)),
             ("parameters", f"{parameters(config):,}"),
             ("compute", f"{flops(config) / 1e9:.2f} GFLOP an image, a multiply-add counted as two"),
             (
@@ -101,11 +94,41 @@ def show(
     """
     size = None if resolution is None else parse_size(resolution)
     if is_variant(model) and not os.path.exists(model):
-        config = variant(model, size)
+        config = named(model, size)
         return Description(ModelCard(config, Preprocessing(config.image_size)), None)
     with download_progress(Show(quiet), model) as progress:
         loaded = load_weights(model, image_size=size, heads=heads, architecture=architecture, progress=progress)
     return Description(loaded.card, loaded.report)
+
+
+def _transformer(config: ViTConfig) -> list[tuple[str, str]]:
+    encoder, position = config.encoder, config.position
+    learned = ", ".join(config.tokens) or "none"
+    scale = "" if encoder.layer_scale is None else ", LayerScale"
+    return [
+        ("layers", f"{encoder.layers} of width {encoder.width}, {encoder.heads} heads, MLP {encoder.mlp_width}"),
+        ("details", f"{encoder.mlp}, LayerNorm epsilon {encoder.norm_eps:g}{scale}"),
+        ("images", _images(config)),
+        ("patches", f"{size_text(config.patch)}{_stem(config)}, a grid of {size_text(config.grid)}"),
+        ("tokens", f"{config.sequence}: {config.sequence - len(config.tokens)} patches; learned: {learned}"),
+        ("positions", f"{position.kind} ({position.place}), taken to another grid by {position.resampling}"),
+        ("head", _head(config)),
+    ]
+
+
+def _resnet(config: BiTConfig) -> list[tuple[str, str]]:
+    trunk = config.trunk
+    return [
+        ("units", f"{'-'.join(map(str, trunk.layers))}, pre-activation bottlenecks; the first {trunk.width} wide"),
+        ("details", f"GroupNorm epsilon {trunk.norm_eps:g}, standardised kernels"),
+        ("images", _images(config)),
+        ("root", f"{config.root}{' and a maximum over 3x3' if config.root == '7x7' else ', stride 1'}"),
+        ("map", f"{size_text(config.grid)} of {config.width} channels, of which the head sees the mean"),
+    ]
+
+
+def _images(config: Architecture) -> str:
+    return f"{config.channels} channels, {size_text(config.image_size)} pixels"
 
 
 def _stem(config: ViTConfig) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vitrail.data.order import steps_per_epoch
 from vitrail.errors import UserError
+from vitrail.model.build import Model
 from vitrail.model.lora import add_lora
 from vitrail.model.vision import VisionTransformer
 from vitrail.record import changed
@@ -74,14 +75,16 @@ class Course:
     lora: Lora | None
     """For ``lora:R`` alone."""
 
-    def trainable(self, model: VisionTransformer) -> int:
+    def trainable(self, model: Model) -> int:
         """Leave to learn what the method trains, with low-rank matrices put in for LoRA; returns how many numbers.
 
         Raises:
             UserError: the model has fewer than K blocks.
         """
         if self.lora is None:
-            return train_only(model, model.depth, lowest_trained(self.method, model.config.encoder.layers))
+            return train_only(model, model.depth, lowest_trained(self.method, model.config.layers))
+        if not isinstance(model, VisionTransformer):
+            raise UserError("LoRA adapts attention, which a ResNet has not: choose --method full or layers:K.")
         add_lora(model, self.lora.of_rank(int(self.method.partition(":")[2])), self.settings.seed)
         return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitrail.analyze import canvas
 from vitrail.atomic import refuse_unwritable
+from vitrail.config import transformer
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.errors import UserError
@@ -225,13 +226,14 @@ def _schedules(
     def lost(merging: tuple[int, ...]) -> float:
         return work.loss(replace(way, merging=merging)).points if time.monotonic() < deadline else float("inf")
 
-    tried = search(classifier.model.config, lost, allowed).tried
+    tried = search(transformer(classifier.card.architecture, "Merging"), lost, allowed).tried
     return [trial.merging for trial in sorted(tried, key=lambda one: one.flops) if trial.loss <= allowed]
 
 
 def _mergeable(classifier: Classifier) -> bool:
     try:
-        engine(classifier.model, replace(REFERENCE, merging=schedule(classifier.model.config, 0.5)))
+        half = schedule(transformer(classifier.card.architecture, "Merging"), 0.5)
+        engine(classifier.model, replace(REFERENCE, merging=half))
     except UserError:
         return False
     return True

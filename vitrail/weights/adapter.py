@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.config import ModelCard, ViTConfig
+from vitrail.config import ModelCard, ViTConfig, transformer
 from vitrail.errors import UserError
 from vitrail.model.build import blank, build
 from vitrail.model.lora import adaptable, add_lora, lora_config
@@ -66,7 +66,7 @@ def write_adapter(folder: Path, model: VisionTransformer, card: ModelCard) -> No
     tensors: dict[str, Tensor] = {}
     targets: list[str] = []
     state = model.state_dict()
-    for module, (ours,) in _modules(_written(card), card.architecture).items():
+    for module, (ours,) in _modules(_written(card), model.config).items():
         if ours.format("A") in state:
             targets.append(module)
             tensors |= {f"base_model.model.{module}.lora_{side}.weight": state[ours.format(side)] for side in "AB"}
@@ -164,8 +164,8 @@ def _written(card: ModelCard) -> list[Rule]:
     try:
         kind, prefix = kind_of(card)
     except UserError:
-        return _own(card.architecture)
-    return naming(kind, card.architecture, prefix, "5")
+        return _own(transformer(card.architecture, "LoRA"))
+    return naming(kind, transformer(card.architecture, "LoRA"), prefix, "5")
 
 
 def _translated(tensors: Mapping[str, Tensor], config: ViTConfig, path: Path) -> dict[str, Tensor]:

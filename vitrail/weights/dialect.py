@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.config import ModelCard, Preprocessing, Size, ViTConfig
+from vitrail.config import Architecture, ModelCard, Preprocessing, Size, ViTConfig, transformer
 from vitrail.errors import UserError
 from vitrail.model.build import blank, build
 from vitrail.weights.report import Fate
@@ -27,8 +27,8 @@ class Layout:
     ``write`` is None where reading loses something, as averaging two heads does.
     """
 
-    read: Callable[[Parts, ViTConfig], Parts]
-    write: Callable[[Parts, ViTConfig], Parts] | None
+    read: Callable[[Parts, Any], Parts]
+    write: Callable[[Parts, Any], Parts] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def averaged_heads(first: str, second: str) -> list[Rule]:
 class Checkpoint:
     """Somebody's checkpoint, understood: what its words mean in ours, their tensors, and how names map."""
 
-    architecture: ViTConfig
+    architecture: Architecture
     """At the resolution of the checkpoint's own position grid."""
     preprocessing: Preprocessing
     """At the resolution the source feeds it by default, which may be another one."""
@@ -200,16 +200,16 @@ def named_classes(names: Sequence[Any], classes: int) -> tuple[str, ...]:
     return tuple(map(str, names)) if classes else ()
 
 
-def per_layer(rules: Sequence[Rule], config: ViTConfig) -> list[Rule]:
+def per_layer(rules: Sequence[Rule], config: Architecture) -> list[Rule]:
     """Rules with ``{l}`` repeated for every layer, the others as they are."""
     result: list[Rule] = []
     for rule in rules:
         repeated = any("{l}" in name for name in rule.ours)
-        result += [rule.of_layer(layer) for layer in range(config.encoder.layers)] if repeated else [rule]
+        result += [rule.of_layer(layer) for layer in range(config.layers)] if repeated else [rule]
     return result
 
 
-def shapes(config: ViTConfig) -> dict[str, torch.Size]:
+def shapes(config: Architecture) -> dict[str, torch.Size]:
     """Our tensors and their shapes."""
     with blank():
         return {name: tensor.shape for name, tensor in build(config).state_dict().items()}
@@ -262,7 +262,7 @@ def translate(checkpoint: Checkpoint, where: str) -> tuple[dict[str, Tensor], li
     return ours, fates
 
 
-def translate_back(rules: Sequence[Rule], config: ViTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def translate_back(rules: Sequence[Rule], config: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors under their names and in their shapes: ``translate`` backwards, bit for bit.
 
     Raises:
@@ -305,13 +305,14 @@ def facets(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def refuse_unsayable(library: str, words: Mapping[str, Collection[Any]], config: ViTConfig) -> None:
-    """Raise UserError for the first facet of a model that a dialect has no word for.
+def sayable(library: str, words: Mapping[str, Collection[Any]], architecture: Architecture) -> ViTConfig:
+    """The architecture, or UserError for the first facet of it that a dialect has no word for.
 
     Args:
         library: whose dialect, as in "torchvision's ViT".
         words: the values it can say, by facet; it can say all of a facet that is not listed.
     """
+    config = transformer(architecture, library)
     for facet, value in facets(config).items():
         if facet in words and value not in words[facet]:
             only = " or ".join(_plain(word) for word in words[facet])
@@ -319,6 +320,7 @@ def refuse_unsayable(library: str, words: Mapping[str, Collection[Any]], config:
                 f"{library} has no words for {facet} {_plain(value)}, only for {only}: "
                 "convert it to vitrail, which says everything, or change the model first."
             )
+    return config
 
 
 def _plain(value: Any) -> str:

@@ -36,7 +36,7 @@ from vitrail.weights.dialect import (
     Parts,
     Rule,
     TwoWay,
-    refuse_unsayable,
+    sayable,
     translate_back,
 )
 
@@ -129,8 +129,7 @@ class Google(TwoWay):
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``; the layout is the published files'."""
-        config = card.architecture
-        refuse_unsayable("Google's .npz", _WORDS, config)
+        config = sayable("Google's .npz", _WORDS, card.architecture)
         theirs = translate_back(_rules(config, _LAYOUTS["published"]), config, tensors)
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **{name: tensor.numpy() for name, tensor in theirs.items()})

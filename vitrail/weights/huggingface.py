@@ -26,6 +26,7 @@ from vitrail.config import (
     registered,
     size_text,
     suggestion,
+    transformer,
 )
 from vitrail.errors import UserError
 from vitrail.weights.dialect import (
@@ -38,8 +39,8 @@ from vitrail.weights.dialect import (
     TwoWay,
     averaged_heads,
     named_classes,
-    refuse_unsayable,
     same,
+    sayable,
     stacked,
     translate_back,
 )
@@ -76,8 +77,8 @@ class HuggingFace(TwoWay):
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``: what ``AutoModelForImageClassification`` and ``AutoImageProcessor`` load."""
-        config = card.architecture
         kind, prefix = kind_of(card)
+        config = transformer(card.architecture, "transformers")
         theirs = translate_back(naming(kind, config, prefix, "disk"), config, tensors)
         if kind.startswith("dinov2"):  # which only pretraining uses, but the class has a place for it
             theirs[f"{prefix}embeddings.mask_token"] = torch.zeros(1, config.encoder.width)
@@ -113,17 +114,16 @@ def kind_of(card: ModelCard) -> tuple[str, str]:
     Raises:
         UserError: there is none; what it has no words for is named.
     """
-    kind = _nearest(card)
+    kind = _nearest(card, transformer(card.architecture, "transformers"))
     words = _WORDS | _WORDS_OF[kind]
     if not card.architecture.head.classes:
         words["a head on"] = (("class",),)
-    refuse_unsayable("transformers", words, card.architecture)
+    sayable("transformers", words, card.architecture)
     return kind, f"{kind}." if card.architecture.head.classes else ""
 
 
-def _nearest(card: ModelCard) -> str:
+def _nearest(card: ModelCard, config: ViTConfig) -> str:
     """The model type that has words for most of a model; MAE's encoder is one until it has a head."""
-    config = card.architecture
     if card.provenance.get("model_type") == "vit_mae" and not config.head.classes:
         return "vit_mae"
     if config.registers:
@@ -305,7 +305,8 @@ def naming(kind: str, config: ViTConfig, prefix: str, layout: str) -> list[Rule]
 
 def _settings(kind: str, card: ModelCard) -> dict[str, Any]:
     """A ``config.json``."""
-    config, encoder = card.architecture, card.architecture.encoder
+    config = transformer(card.architecture, "transformers")
+    encoder = config.encoder
     settings: dict[str, Any] = {
         "architectures": [
             TYPES[kind] if config.head.classes else TYPES[kind].replace("ForImageClassification", "Model")

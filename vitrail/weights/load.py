@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from vitrail.config import (
+    Architecture,
     ModelCard,
     Preprocessing,
     Resampling,
     Size,
     ViTConfig,
     size_text,
-    variant,
+    transformer,
 )
+from vitrail.config import architecture as named
 from vitrail.errors import UserError
 from vitrail.model.build import build, to_grid
 from vitrail.model.patches import resize_patches
@@ -80,11 +82,17 @@ def load_weights(
     tensors = {key: tensor.float() for key, tensor in tensors.items()}
     size = image_size or native.preprocessing.size
     old = native.architecture
-    if resampling is not None:
-        old = replace(old, position=replace(old.position, resampling=resampling))
-    config = replace(old, image_size=size, patch=patch or old.patch)
-    tensors, fates = _take_to_patch(tensors, fates, old, config)
-    tensors, fates = _take_to_grid(tensors, fates, old, config)
+    config: Architecture
+    if isinstance(old, ViTConfig):
+        if resampling is not None:
+            old = replace(old, position=replace(old.position, resampling=resampling))
+        config = replace(old, image_size=size, patch=patch or old.patch)
+        tensors, fates = _take_to_patch(tensors, fates, old, config)
+        tensors, fates = _take_to_grid(tensors, fates, old, config)
+    elif patch is None:
+        config = old.at(size)
+    else:
+        config = transformer(old, "Another patch size")
     names, temperature = native.class_names, native.temperature
     if classes is not None:
         temperature = 1.0
@@ -98,7 +106,7 @@ def load_weights(
 class _Native:
     """A source at its own resolution: the grid of its table, the size it is fed by default."""
 
-    architecture: ViTConfig
+    architecture: Architecture
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     provenance: Mapping[str, Any]
@@ -189,15 +197,19 @@ def _refuse(architecture: str | None, name: str) -> None:
 def _random(
     name: str, image_size: Size | None, patch: Size | None, heads: int | None
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
-    config = _with_heads(variant(name), heads)
-    config = replace(config, image_size=image_size or config.image_size, patch=patch or config.patch)
+    config = _with_heads(named(name, image_size), heads)
+    if patch is not None:
+        config = replace(transformer(config, "A patch size"), patch=patch)
     tensors = dict(build(config).state_dict())
     fates = [Fate(tensor, "new", "random, nothing was learned yet") for tensor in tensors]
     return _Native(config, Preprocessing(config.image_size), (), {"source": "none"}), tensors, fates
 
 
-def _with_heads(config: ViTConfig, heads: int | None) -> ViTConfig:
-    return config if heads is None else replace(config, encoder=replace(config.encoder, heads=heads))
+def _with_heads(config: Architecture, heads: int | None) -> Architecture:
+    if heads is None:
+        return config
+    config = transformer(config, "A number of heads")
+    return replace(config, encoder=replace(config.encoder, heads=heads))
 
 
 def _take_to_patch(
@@ -228,7 +240,9 @@ def _take_to_grid(
     return {**tensors, **changed}, fates
 
 
-def _new_head(tensors: dict[str, Tensor], fates: list[Fate], config: ViTConfig) -> tuple[dict[str, Tensor], list[Fate]]:
+def _new_head(
+    tensors: dict[str, Tensor], fates: list[Fate], config: Architecture
+) -> tuple[dict[str, Tensor], list[Fate]]:
     """Drop the old head and put a zero-initialised classifier in its place (none for no classes).
 
     The head is the classifier and, with it, the pre-logits layer (ViT section 3.2).

@@ -28,6 +28,7 @@ from vitrail.config import (
     parse_size,
     registered,
     suggestion,
+    transformer,
 )
 from vitrail.errors import UserError
 from vitrail.weights.dialect import (
@@ -42,8 +43,8 @@ from vitrail.weights.dialect import (
     TwoWay,
     averaged_heads,
     named_classes,
-    refuse_unsayable,
     same,
+    sayable,
     translate_back,
 )
 from vitrail.weights.store import write_json, write_tensors
@@ -100,13 +101,13 @@ class Timm(TwoWay):
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``: ``config.json`` with the constructor's arguments, and ``model.safetensors``."""
-        config = card.architecture
+        config = transformer(card.architecture, "timm's dialect")
         words = dict(_WORDS)
         if config.registers:  # which have positions there, as the class token then has
             words["positions of the learned tokens:"] = (False,)
         if "distillation" in config.tokens:
             words["a head on"] = (("class", "distillation"),)
-        refuse_unsayable("timm", words, config)
+        sayable("timm", words, config)
         path.mkdir(parents=True, exist_ok=True)
         write_tensors(path / "model.safetensors", translate_back(rules(config), config, tensors), {"format": "pt"})
         write_json(path / "config.json", _settings(card))
@@ -273,7 +274,7 @@ def _kinds(config: ViTConfig) -> tuple[str, ...]:
 
 def _settings(card: ModelCard) -> dict[str, Any]:
     """A ``config.json``: the nearest architecture by name, and every argument in which the model departs from it."""
-    config, how = card.architecture, card.preprocessing
+    config, how = transformer(card.architecture, "timm's dialect"), card.preprocessing
     encoder, head = config.encoder, config.head
     pooling = "avg" if head.parts == ("mean",) else "token"
     name = "deit_base_distilled_patch16_224" if "distillation" in config.tokens else "vit_base_patch16_224"

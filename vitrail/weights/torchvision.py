@@ -30,8 +30,8 @@ from vitrail.weights.dialect import (
     Found,
     Rule,
     TwoWay,
-    refuse_unsayable,
     same,
+    sayable,
     translate_back,
 )
 from vitrail.weights.store import write_tensors
@@ -98,8 +98,7 @@ class Torchvision(TwoWay):
 
     def write(self, card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> None:
         """See ``TwoWay.write``: a state dict that ``load_state_dict`` takes, as safetensors."""
-        refuse_unsayable("torchvision's ViT", _WORDS, card.architecture)
-        config = card.architecture
+        config = sayable("torchvision's ViT", _WORDS, card.architecture)
         write_tensors(path, translate_back(_rules(config), config, tensors), {"format": "pt"})
 
 
