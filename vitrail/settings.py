@@ -210,6 +210,9 @@ class PretrainSettings:
     patch: int | None = None
     resolution: Size | None = None
     """Height and width in pixels."""
+    stem: str | None = None
+    """A ResNet before the patches: units of its stages, and how many times 64 channels wide, ``1-1x0.5``; it has
+    stride 4, and each stage after the first doubles that."""
     position: str | None = None
     """How tokens know where they stand: a kind, ``relative-2d``, or a kind and its place, ``learned-1d:shared``."""
     resampling: Resampling | None = None

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vitrail.errors import UserError
-from vitrail.experiments import index, lab, masking, noisy_student, scale
+from vitrail.experiments import data_scale, index, lab, masking, noisy_student, scale, versus_cnn
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Result, Run, hidden, order, packed, write_table
 from vitrail.experiments.scale import Scale
@@ -218,6 +218,12 @@ def test_an_experiment_from_words_to_a_section(
     toy = Scale(MODEL, 4, 8, 1e-2, seeds=(0, 1))
     monkeypatch.setitem(scale.SCALES, "small", toy)
     monkeypatch.setattr(masking, "PER_CLASS", 8)
+    for one in (data_scale, noisy_student, versus_cnn):
+        monkeypatch.setattr(one, "RATES", (1e-2,))
+    monkeypatch.setattr(data_scale, "SHARES", (0.01, 0.03, 0.1))
+    monkeypatch.setattr(data_scale, "EPOCHS", 1)
+    monkeypatch.setattr(noisy_student, "LABELLED", 8)
+    monkeypatch.setattr(noisy_student, "UNLABELLED", 7)
     page = tmp_path / "docs" / "evidence.md"
     found = index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
     assert {result.run["seed"] for result in found.results} == {0, 1}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.config import Size
 from vitrail.errors import UserError
+from vitrail.model.bit import BiT
 from vitrail.model.encoder import Trace
 from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
@@ -28,6 +29,8 @@ def feature_maps(model: nn.Module) -> Maps:
     """
     if isinstance(model, VisionTransformer):
         return lambda images: _blocks(model, images)
+    if isinstance(model, BiT):
+        return lambda images: [(f"stage {at + 1}", x) for at, x in enumerate(model.stage_maps(images))]
     if isinstance(model, ResNet):
         return lambda images: _stages(model, images)
     return lambda images: _given(model, images)

@@ -49,6 +49,9 @@ def pretrain(
     resampling: Annotated[
         Resampling | None, typer.Option(metavar="WAY", help="How the positions of --weights go to another resolution.")
     ] = None,
+    stem: Annotated[
+        str | None, typer.Option(metavar="UNITS", help="A ResNet before the patches (hybrid): 1-1, 3-4-9, 1-1x0.5.")
+    ] = None,
     position: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +120,7 @@ def pretrain(
         patch=patch,
         resolution=resolution,
         resampling=resampling,
+        stem=stem,
         position=position,
         pool=pool,
         dropout=dropout,

@@ -11,15 +11,17 @@ from vitrail.experiments.verdict import over_seeds
 
 
 @canvas.styled
-def rows_of_seeds(title: str, accuracy: Mapping[str, Sequence[float]]) -> Any:
-    """A row for each label: every seed, and the mean."""
-    drawn, axes = canvas.figure(1, 1, size=(5.5, 0.9 + 0.34 * len(accuracy)))
-    for row, values in enumerate(accuracy.values()):
-        axes[0].plot([100 * value for value in values], [row] * len(values), "o", color=canvas.BLUE, ms=5, alpha=0.6)
-        axes[0].plot([100 * sum(values) / len(values)], [row], "|", color=canvas.BLUE, ms=16)
-    axes[0].set_yticks(range(len(accuracy)), list(accuracy))
+def rows_of_seeds(
+    title: str, found: Mapping[str, Sequence[float]], label: str = "test accuracy, %", times: float = 100
+) -> Any:
+    """A row for each name: every seed, and the mean."""
+    drawn, axes = canvas.figure(1, 1, size=(5.5, 0.9 + 0.34 * len(found)))
+    for row, values in enumerate(found.values()):
+        axes[0].plot([times * value for value in values], [row] * len(values), "o", color=canvas.BLUE, ms=5, alpha=0.6)
+        axes[0].plot([times * sum(values) / len(values)], [row], "|", color=canvas.BLUE, ms=16)
+    axes[0].set_yticks(range(len(found)), list(found))
     axes[0].invert_yaxis()
-    axes[0].set(title=title, xlabel="test accuracy, %")
+    axes[0].set(title=title, xlabel=label)
     return drawn
 
 

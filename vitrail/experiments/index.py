@@ -9,7 +9,17 @@ from pathlib import Path
 from vitrail.analyze import canvas
 from vitrail.config import suggestion
 from vitrail.errors import UserError
-from vitrail.experiments import head, masking, patches, positions, resolution
+from vitrail.experiments import (
+    data_scale,
+    head,
+    inductive_bias,
+    masking,
+    noisy_student,
+    patches,
+    positions,
+    resolution,
+    versus_cnn,
+)
 from vitrail.experiments.findings import Findings, write_section
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.scale import ScaleName
@@ -21,6 +31,10 @@ EXPERIMENTS: dict[str, Callable[[Lab, str, ScaleName, str], Findings]] = {
     "resolution": resolution.run,
     "head": head.run,
     "masking": masking.run,
+    "data-scale": data_scale.run,
+    "versus-cnn": versus_cnn.run,
+    "noisy-student": noisy_student.run,
+    "inductive-bias": inductive_bias.run,
 }
 
 

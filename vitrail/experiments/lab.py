@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from vitrail.errors import UserError
 from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
-from vitrail.tasks.classifier import load
+from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
 from vitrail.tasks.pretrain import pretrain
@@ -73,6 +73,20 @@ class Lab:
         tried = [run.but(learning_rate=rate) for rate in rates]
         scores = [result.search_accuracy or 0.0 for result in self.results(tried)]
         return max(zip(scores, tried, strict=True), key=lambda pair: pair[0])[1]
+
+    def measured(self, run: Run, what: str, measure: Callable[[Classifier], Mapping[str, float]]) -> dict[str, float]:
+        """Numbers that are measured on a run's model, once; a file beside its cell.
+
+        Raises:
+            UserError: the run cannot be made, or the file is damaged.
+        """
+        path = self.folder / CELLS / f"{run.key}-{what}.json"
+        if not path.is_file():
+            self.show.say(f"Measuring {what} of {run.key}.")
+            numbers = dict(measure(load(trained_folder(run, self.folder, self.data), quiet=True)))
+            with new_file(path) as beside:
+                beside.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        return _read(path)
 
     def per_class(self, data: str) -> int:
         """How many pictures there are to learn from in the smallest class."""

@@ -117,6 +117,14 @@ class BiT(nn.Module):
         Raises:
             UserError: the images are not of the model's size.
         """
+        return F.relu(self.norm(self.stage_maps(images)[-1]))
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the output of each stage (B, F, h, w), before any further norm.
+
+        Raises:
+            UserError: the images are not of the model's size.
+        """
         if images.shape[1:] != (self.config.channels, *self.config.image_size):
             raise UserError(
                 f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
@@ -125,9 +133,11 @@ class BiT(nn.Module):
         x: Tensor = self.root(images)
         if self.config.root == "7x7":
             x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)  # zeros take part in the maximum, as in timm
+        found: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
-        return F.relu(self.norm(x))
+            found.append(x)
+        return found
 
     def depth(self, parameter: str) -> int:
         """The layer a parameter's name belongs to: 0 the root, 1 to L the units, L + 1 after them."""

@@ -29,6 +29,7 @@ def pretrain(
     patch: int | None = None,
     resolution: int | str | Size | None = None,
     resampling: Resampling | None = None,
+    stem: str | None = None,
     position: str | None = None,
     pool: str | None = None,
     dropout: float | None = None,
@@ -62,9 +63,9 @@ def pretrain(
         out: the run folder.
         objective: ``masked-patches``, ``mae``, ``moco``, ``dino`` or ``supervised``.
         resume: a run folder to go on with; all settings are the run's.
-        weights, architecture, layers, width, heads, patch, resolution, resampling, position, pool, dropout, drop_path,
-        epochs, steps, batch_size, learning_rate, val_fraction, max_unreadable, seed, workers, checkpoint_every,
-        recipe, device, tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
+        weights, architecture, layers, width, heads, patch, stem, resolution, resampling, position, pool, dropout,
+        drop_path, epochs, steps, batch_size, learning_rate, val_fraction, max_unreadable, seed, workers,
+        checkpoint_every, recipe, device, tensorboard, memory, tuning: see ``PretrainSettings``; None: its default.
         dry_run: say what would be done and how long it would take, and write nothing.
         profile: say that and where the time of a step goes, and write a trace of some steps to this file alone.
         quiet: show nothing while working.
@@ -87,6 +88,7 @@ def pretrain(
         "patch": patch,
         "resolution": None if resolution is None else parse_size(resolution),
         "resampling": resampling,
+        "stem": stem,
         "position": position,
         "pool": pool,
         "dropout": dropout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ from vitrail.config import (
     PositionConfig,
     PositionKind,
     Preprocessing,
+    ResNetConfig,
     Size,
     ViTConfig,
     suggestion,
@@ -135,7 +137,8 @@ def architecture_of(
     sizes = {name: getattr(settings, name) for name in ("layers", "width", "heads", "patch")}
     asked = {name: value for name, value in sizes.items() if value is not None}
     if start is not None:
-        asked |= {name: value for name in ("position", "pool") if (value := getattr(settings, name)) is not None}
+        parts = {name: getattr(settings, name) for name in ("stem", "position", "pool")}
+        asked |= {name: value for name, value in parts.items() if value is not None}
         if asked:
             raise UserError(f"{settings.weights} says itself what it is: leave out --{min(asked)}.")
         begun = start.architecture.with_head(replace(start.architecture.head, classes=0, prelogits=None))
@@ -155,11 +158,14 @@ def architecture_of(
     if settings.width is not None:
         encoder = _widened(encoder, settings.width, settings.heads)
     encoder = replace(encoder, layers=settings.layers or encoder.layers, heads=settings.heads or encoder.heads)
-    patch = (settings.patch, settings.patch) if settings.patch else config.patch
+    stem = config.stem if settings.stem is None else _stem(settings.stem)
+    patch = config.patch if stem is config.stem else (1, 1)
+    patch = (settings.patch, settings.patch) if settings.patch else patch
     return replace(
         config,
         encoder=_noisy(encoder, settings),
         patch=patch,
+        stem=stem,
         image_size=settings.resolution or config.image_size,
         position=config.position if settings.position is None else _position(settings.position),
         head=config.head if settings.pool is None else replace(config.head, parts=(_pool(settings.pool),)),
@@ -172,7 +178,7 @@ def _plain(config: BiTConfig, settings: PretrainSettings) -> BiTConfig:
     Raises:
         UserError: it was asked for.
     """
-    for name in ("layers", "width", "heads", "patch", "position", "pool", "dropout", "drop_path"):
+    for name in ("layers", "width", "heads", "patch", "stem", "position", "pool", "dropout", "drop_path"):
         if getattr(settings, name) is not None:
             transformer(config, f"--{name.replace('_', '-')}")
     return config
@@ -191,6 +197,14 @@ def _position(text: str) -> PositionConfig:
     """``KIND`` or ``KIND:PLACE``."""
     kind, _, place = text.partition(":")
     return PositionConfig(one_of(kind, PositionKind, "position"), place=one_of(place or "stem", Place, "place"))
+
+
+def _stem(text: str) -> ResNetConfig:
+    """``1-1`` or ``1-1x0.5``: units of the stages, and the width in 64 channels."""
+    match = re.fullmatch(r"(\d+(?:-\d+)*)(?:x(\d+(?:\.\d+)?))?", text)
+    if match is None:
+        raise UserError(f"{text!r} is no stem: write the units of its stages, 3-4-9, and x0.5 for half the width.")
+    return ResNetConfig(tuple(map(int, match[1].split("-"))), int(64 * float(match[2] or 1)))
 
 
 def _pool(text: str) -> Part:

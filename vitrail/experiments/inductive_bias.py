@@ -1,0 +1,167 @@
+"""Locality and translation equivariance: a ViT with each kind of positions against a ResNet, before and after training.
+
+Article 6.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from vitrail.analyze.equivariance import equivariance
+from vitrail.analyze.maps import feature_maps
+from vitrail.analyze.receptive import receptive_field
+from vitrail.config import ModelCard
+from vitrail.data.batches import batches
+from vitrail.data.listing import images_below
+from vitrail.experiments.data_scale import CNN
+from vitrail.experiments.figure import rows_of_seeds
+from vitrail.experiments.findings import Findings, Verdict
+from vitrail.experiments.lab import Lab
+from vitrail.experiments.positions import KINDS
+from vitrail.experiments.run import Photos, Result, Run, test_folder
+from vitrail.experiments.scale import SCALES, ScaleName
+from vitrail.experiments.verdict import Estimate, above, difference, over_seeds, together
+from vitrail.model.build import Model, build
+from vitrail.tasks.classifier import Classifier
+
+SHIFT = 0.25
+"""Of the picture's side that it is moved by: whole cells of every map, where sides are multiples of 32."""
+PICTURES, LOOKED_AT = 128, 32
+"""Test pictures that are moved, and those whose receptive fields are looked at."""
+SHARE = 0.5
+"""Of the energy of a receptive field, within its radius."""
+RESNET, USUAL = "ResNet", "learned-1d"
+Measures = Mapping[str, float]
+
+
+def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
+    """Measure the models of ``position-embeddings`` and a ResNet of as many steps, each as it begins and as it ends."""
+    usual = SCALES[scale]
+    plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
+    cnn = {**plain, "architecture": CNN[scale], "resolution": usual.model["resolution"]}
+    runs = {
+        kind: [Run(Photos(data), {**usual.settings(), "position": kind}, seed) for seed in usual.seeds]
+        for kind in KINDS
+    }
+    runs[RESNET] = [Run(Photos(data), cnn, seed) for seed in usual.seeds]
+    results = lab.table(runs)
+    pictures = sorted(images_below(test_folder(lab.data / data)))
+    shown = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    measured = {
+        name: [
+            lab.measured(run, "inductive-bias", lambda model, seed=run.seed: both(model, seed, shown))  # type: ignore[misc]
+            for run in own
+        ]
+        for name, own in runs.items()
+    }
+    return findings(measured, results, data, command)
+
+
+def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[str, float]:
+    """A model as it is and, random, as it began."""
+    card = classifier.card
+    fresh = build(card.architecture, seed)
+    found = {f"trained, {name}": value for name, value in _measured(classifier.model, card, pictures).items()}
+    return found | {f"random, {name}": value for name, value in _measured(fresh, card, pictures).items()}
+
+
+def _measured(model: Model, card: ModelCard, pictures: Sequence[Path]) -> dict[str, float]:
+    size = card.architecture.image_size
+    shift = round(SHIFT * size[0])
+    larger = card.preprocessing.at((size[0] + shift, size[1] + shift))
+    images = torch.cat([batch.images for batch in batches(pictures, larger, 32)])
+    maps = feature_maps(model.cpu().eval())
+    moved = equivariance(maps, images, [shift], size, margin=0)
+    seen = receptive_field(maps, images[:LOOKED_AT], size)
+    return {
+        "error": float(moved.interval()[0][-1, 0]),
+        "first radius": float(seen.radius(SHARE)[0] / seen.uniform_radius(SHARE)[0]),
+        "last radius": float(seen.radius(SHARE)[-1] / seen.uniform_radius(SHARE)[-1]),
+    }
+
+
+def findings(
+    measured: Mapping[str, Sequence[Measures]], results: Mapping[str, Sequence[Result]], data: str, command: str
+) -> Findings:
+    """From the same seeds for each model."""
+
+    def values(name: str, what: str) -> list[float]:
+        return [one[what] for one in measured[name]]
+
+    vits = [name for name in measured if name != RESNET]
+    apart = {name: difference(values(name, "trained, error"), values(RESNET, "trained, error")) for name in vits}
+    wider = {
+        name: difference(values(name, "random, first radius"), values(RESNET, "random, first radius")) for name in vits
+    }
+    learned = difference(values(USUAL, "random, last radius"), values(USUAL, "trained, last radius"))
+    nearest, narrowest = min(apart, key=lambda name: apart[name].low), min(wider, key=lambda name: wider[name].low)
+    return Findings(
+        name="inductive-bias",
+        title="Locality and translation equivariance",
+        source="Article 6.2.1.",
+        margins=(
+            f"Error: how far the last map is from moving along when a test picture of {data} moves by a quarter of "
+            "its side; 0 is perfect, 1 as different as unrelated cells. Radius: of the circle that holds half of the "
+            "energy of the receptive field (squared gradient), to that if every pixel counted alike. Written down "
+            "before: a difference is a 95 % t interval over seeds that leaves out zero."
+        ),
+        header=[
+            "model",
+            "error: random",
+            "trained",
+            "radius, first layer: random",
+            "trained",
+            "last layer: random",
+            "trained",
+            "test accuracy, %",
+        ],
+        rows=[
+            [
+                name,
+                *(
+                    _plain(values(name, f"{when}, {what}"))
+                    for what in ("error", "first radius", "last radius")
+                    for when in ("random", "trained")
+                ),
+                over_seeds([result.accuracy for result in results[name]]).percent(),
+            ]
+            for name in measured
+        ],
+        verdicts=[
+            Verdict(
+                "Trained, the ResNet moves along with the picture better than any ViT",
+                together([above(one) for one in apart.values()]),
+                f"the nearest is {nearest}, by {_signed(apart[nearest])}",
+            ),
+            Verdict(
+                "The ResNet's first layers are more local than any ViT's, before anything is learned",
+                together([above(one) for one in wider.values()]),
+                f"the nearest is {narrowest}, by {_signed(wider[narrowest])} of the uniform radius",
+            ),
+            Verdict(
+                "A ViT becomes more local as it learns (last layer)",
+                above(learned),
+                f"{USUAL}, random less trained: {_signed(learned)}",
+            ),
+        ],
+        draw=lambda: rows_of_seeds(
+            "Error of moving along, trained",
+            {name: values(name, "trained, error") for name in measured},
+            label="error (0: equivariant, 1: unrelated)",
+            times=1,
+        ),
+        command=command,
+        results=[result for own in results.values() for result in own],
+    )
+
+
+def _plain(values: Sequence[float]) -> str:
+    found = over_seeds(values)
+    return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.mean:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
