@@ -226,7 +226,7 @@ def _figure() -> Any:
         axes[-1].plot([100 * value for value in accuracies], [row] * len(accuracies), "o", color=canvas.BLUE, ms=5)
     axes[-1].set_yticks(range(len(found["accuracies"])), list(found["accuracies"]))
     axes[-1].invert_yaxis()
-    axes[-1].set(title="2,000 labels, three seeds", xlabel="test accuracy, %")
+    axes[-1].set(title="2,000 labels", xlabel="test accuracy, %")
     return drawn
 
 
