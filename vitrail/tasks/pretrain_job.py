@@ -49,6 +49,7 @@ from vitrail.tasks.pretrain_plan import (
     with_head,
 )
 from vitrail.tasks.pretrain_run import Judge, run
+from vitrail.tasks.training import check_views
 from vitrail.train.checkpoint import steps_in
 from vitrail.train.lock import locked
 from vitrail.train.run import CHECKPOINTS
@@ -92,6 +93,7 @@ def begin(
 
     how = preprocessing_of(config.image_size, start.card)
     views = optimised(len(found.train))[1]  # a wrong name should not wait for the pictures
+    check_views(views, config)
     data = read(show, found, settings, enough(how.size, smallest_crop(views)), how)
     training, views, arguments = optimised(len(data.train))
     plan = Plan(

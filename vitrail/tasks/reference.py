@@ -41,14 +41,16 @@ def outputs(library: str, source: str, ours: Classifier, scratch: Path, images: 
         raise UserError(f"{library} is not installed here: pip install {library}, or compare two models.") from None
     found: dict[str, Tensor] = {}
     for layer, block in enumerate(blocks):
-        block.register_forward_hook(_receiver(found, f"block {layer}"))
+        block.register_forward_hook(receiver(found, f"block {layer}"))
     model.eval().to(images.dtype)
     with torch.inference_mode():
         logits = run(images)
     return {**found, **({"logits": logits} if ours.model.classifier is not None else {})}
 
 
-def _receiver(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def receiver(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    """A hook that keeps what a module gives, or the first of several things."""
+
     def receive(_module: nn.Module, _inputs: Any, output: Any) -> None:
         found[name] = output[0] if isinstance(output, tuple) else output
 
