@@ -13,14 +13,16 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrail
-from vitrail.config import BiTConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig, architecture, resnet
+from vitrail.config import BiTConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig, architecture, resnet, variant
 from vitrail.cost import flops, inference_bytes, parameters, training_bytes
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.record import from_dict, to_dict
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import Runtime
+from vitrail.settings import PretrainSettings
 from vitrail.tasks.convert import convert
+from vitrail.tasks.pretrain_plan import training_of
 from vitrail.tasks.show import show
 
 NAME = "R14x0.5"
@@ -99,6 +101,23 @@ def test_what_needs_tokens_is_refused(options: dict[str, object], said: str, pho
     usual: dict[str, object] = {"objective": "supervised", "architecture": NAME, "resolution": 16, "steps": 2}
     with pytest.raises(UserError, match=said):
         vitrail.pretrain(photos, tmp_path / "run", quiet=True, **{**usual, **options})  # type: ignore[arg-type]
+
+
+def test_what_can_be_seen_inside(trained: Path, photos: Path) -> None:
+    """What needs no tokens; the rest is refused."""
+    inspection = vitrail.inspect(trained, photos, limit=4)
+    found = inspection.equivariance.model
+    assert found.layers == ("stage 1", "stage 2", "stage 3", "stage 4")
+    with pytest.raises(UserError, match="has no attention, and no positions or patches"):
+        _ = inspection.attention_distance
+    with pytest.raises(UserError, match="for another resolution"):
+        vitrail.inspect(vitrail.load(trained, quiet=True), photos, resolution=24)
+
+
+def test_the_usual_rate_is_a_cnns() -> None:
+    asked = PretrainSettings("x", "supervised", batch_size=256)
+    assert training_of(asked, None, "supervised", resnet("R26"), 1000, False).learning_rate == pytest.approx(2e-3)
+    assert training_of(asked, None, "supervised", variant("ViT-B/16"), 1000, False).learning_rate == 1.5e-4
 
 
 @pytest.mark.parametrize("objective", ["moco", "dino"])

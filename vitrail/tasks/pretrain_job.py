@@ -86,10 +86,8 @@ def begin(
     policy, arguments = policy_of(recipe, objective), arguments_of(recipe, objective, config)
 
     def optimised(pictures: int) -> tuple[Any, Any, dict[str, Any]]:
-        width, bf16 = config.width, native_bf16(device)
-        return tuned(
-            training_of(settings, recipe, objective, width, pictures, bf16), policy, arguments, settings.tuning
-        )
+        usual = training_of(settings, recipe, objective, config, pictures, native_bf16(device))
+        return tuned(usual, policy, arguments, settings.tuning)
 
     how = preprocessing_of(config.image_size, start.card)
     views = optimised(len(found.train))[1]  # a wrong name should not wait for the pictures
