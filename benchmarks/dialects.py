@@ -20,14 +20,14 @@ import timm
 import torch
 import torchvision
 import transformers
+from timm.layers import StdConv2d
 from timm.models import save_for_hf
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from vitrail.config import ModelCard, Preprocessing, Size, size_text, variant
-from vitrail.model.build import build
+from vitrail.config import ModelCard, Preprocessing, Size, resnet, size_text, variant
+from vitrail.model.build import Model, build
 from vitrail.model.position import resample_grid
-from vitrail.model.vision import VisionTransformer
 from vitrail.weights.dialects import written
 from vitrail.weights.load import load_weights
 
@@ -57,7 +57,7 @@ def rows() -> list[dict[str, Any]]:
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, make in enumerate(
-            (*_timm(), *_transformers(), _torchvision("toy"), _torchvision("B/16"), *_originals())
+            (*_timm(), *_transformers(), _torchvision("toy"), _torchvision("B/16"), *_originals(), *_cnns())
         ):
             case = make(Path(scratch) / str(number))
             for size in (case.native, case.other):
@@ -79,18 +79,18 @@ def print_row(row: dict[str, Any]) -> None:
     print(f"{name:<46} {row['size']:<9} {row['precision']:<8} {numbers}", flush=True)
 
 
-def _ours(loaded: Any) -> VisionTransformer:
+def _ours(loaded: Any) -> Model:
     model = build(loaded.card.architecture)
     model.load_state_dict(loaded.tensors)
     return model
 
 
-def _answer(model: VisionTransformer, images: Tensor) -> Answer:
+def _answer(model: Model, images: Tensor) -> Answer:
     run = model if model.classifier is not None else model.features
     return run(images), model.feature_map(images).flatten(2).mT
 
 
-def _row(case: Case, size: Size, model: VisionTransformer, dtype: torch.dtype) -> dict[str, Any]:
+def _row(case: Case, size: Size, model: Model, dtype: torch.dtype) -> dict[str, Any]:
     images = torch.randn(1, model.config.channels, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
     model.to(dtype)
     case.network.to(dtype)
@@ -282,6 +282,65 @@ def _originals() -> Iterator[Make]:
             )
 
         yield make
+
+
+def _cnns() -> Iterator[Make]:
+    """BiT's R50 and EfficientNet-B0: of convolutions as they are fresh, and norms as if they had learned."""
+
+    def timms(dialect: str, name: str, architecture: str) -> Make:
+        def make(folder: Path) -> Case:
+            model = _lived(timm.create_model(architecture, num_classes=7))
+            save_for_hf(model, str(folder))
+            return Case(dialect, name, folder, _run_cnn(model, model.forward_features), model, *_SIDES, {})
+
+        return make
+
+    def torchvisions(folder: Path) -> Case:
+        model = _lived(torchvision.models.efficientnet_b0(num_classes=7))
+        folder.mkdir()
+        torch.save(model.state_dict(), folder / "model.pth")
+        run = _run_cnn(model, model.features)
+        return Case("torchvision", "EfficientNet-B0", folder / "model.pth", run, model, *_SIDES, {})
+
+    def googles(folder: Path) -> Case:
+        config = resnet("R50", classes=7)
+        config = replace(config, trunk=replace(config.trunk, standard_eps=1e-10))
+        folder.mkdir()
+        path = folder / "model.npz"
+        state = _lived(build(config)).state_dict()
+        written("google", config).write(ModelCard(config, Preprocessing(config.image_size)), state, path)
+        model: Any = timm.create_model("resnetv2_50x1_bit", num_classes=7)
+        model.load_pretrained(str(path))
+        for part in model.modules():
+            if isinstance(part, StdConv2d):
+                part.eps = 1e-10  # as in Google's code; timm reads these files with 1e-8
+        return Case("google", "BiT R50", path, _run_cnn(model.eval(), model.forward_features), model, *_SIDES, {})
+
+    yield timms("timm", "BiT R50", "resnetv2_50x1_bit")
+    yield timms("timm", "EfficientNet-B0", "efficientnet_b0")
+    yield torchvisions
+    yield googles
+
+
+_SIDES: tuple[Size, Size] = ((224, 224), (80, 112))
+
+
+def _run_cnn(model: nn.Module, features: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Answer]:
+    return lambda images: (model(images), features(images).flatten(2).mT)
+
+
+def _lived(model: nn.Module) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, (nn.BatchNorm2d, nn.GroupNorm)):
+            for tensor, centre in ((part.weight, 1.0), (part.bias, 0.0)):
+                tensor.data.copy_(centre + 0.4 * (torch.rand(tensor.shape, generator=generator) - 0.5))
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+            part.running_mean.copy_(0.4 * (torch.rand(part.running_mean.shape, generator=generator) - 0.5))
+            part.running_var.copy_(0.8 + 0.4 * torch.rand(part.running_var.shape, generator=generator))
+    for tensor in list(model.parameters())[-2:]:
+        tensor.data.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+    return model.eval()
 
 
 def _google(scratch: Path) -> Iterator[dict[str, Any]]:

@@ -51,7 +51,9 @@ no classifier) and of the last feature map, on the same images. Models of random
 library itself; at the second resolution each side resamples the positions, Vitrail in that library's own way. 0 means
 bit for bit: both call the same kernels of PyTorch in the same order. Google's `.npz` is run by timm with GELU by tanh,
 and held to the logits that Google's own code gives; DINO's, MAE's and MoCo v3's checkpoints are run by timm, DINOv2's
-through timm's converter. Aim: 1e-5 in float32, 1e-10 in float64."""
+through timm's converter. BiT's `.npz` is read and run by timm too, with the epsilon of Google's code. Aim: 1e-5 in
+float32, 1e-10 in float64. The last feature map of 16 units of BiT is a little further off in float32: rounding, as
+float64 shows."""
 REAL = """\
 The real weights `saliency-s14` (a ViT-S/14 of DINOv2's architecture) in three libraries; *control* has one bias scaled
 by 1.0001 on the library's side, to show what a difference looks like."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail import cost
 from vitrail.config import (
     ABSOLUTE,
+    BiTConfig,
+    EfficientNetConfig,
     EncoderConfig,
     HeadConfig,
     Place,
@@ -20,6 +24,7 @@ from vitrail.config import (
     PositionKind,
     ResNetConfig,
     ViTConfig,
+    architecture,
     variant,
 )
 from vitrail.errors import UserError
@@ -55,13 +60,20 @@ TOYS = {
     "no token": replace(TOY, tokens=(), head=HeadConfig(("mean",), norm="pooled")),
 }
 
+CNNS = {
+    "ResNet": BiTConfig(ResNetConfig((2, 1), 32), image_size=(37, 50), head=HeadConfig(("mean",), classes=5)),
+    "ResNet of small pictures": BiTConfig(ResNetConfig((1, 2, 1), 32), "3x3", (16, 18), channels=1),
+    "EfficientNet": EfficientNetConfig(0.3, 0.4, (33, 64), head=HeadConfig(("mean",), classes=5)),
+    "EfficientNet-B0": architecture("EfficientNet-B0", (64, 64)),
+}
 
-@pytest.mark.parametrize("config", TOYS.values(), ids=TOYS)
+
+@pytest.mark.parametrize("config", (TOYS | CNNS).values(), ids=TOYS | CNNS)
 def test_parameters_of_toys(config: ViTConfig) -> None:
     assert cost.parameters(config) == sum(tensor.numel() for tensor in build(config).parameters())
 
 
-@pytest.mark.parametrize("config", TOYS.values(), ids=TOYS)
+@pytest.mark.parametrize("config", (TOYS | CNNS).values(), ids=TOYS | CNNS)
 def test_operations_of_toys(config: ViTConfig) -> None:
     model = build(config)
     images = torch.zeros(1, config.channels, *config.image_size)
@@ -136,7 +148,23 @@ def test_training_memory_is_what_autograd_keeps(name: str) -> None:
     config = variant(name, (224, 224))
     config = replace(config, encoder=replace(config.encoder, layer_scale=None))
     model = build(config).train()
-    images = torch.randn(2, 3, 224, 224)
+    assert _kept(model, lambda: model.encode(torch.randn(2, 3, 224, 224))) / 2 == pytest.approx(
+        cost.training_bytes(config), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("name", ["R26", "R14x0.5", "EfficientNet-B0"])
+@pytest.mark.parametrize("side", [64, 96])
+def test_training_memory_of_cnns_is_what_autograd_keeps(name: str, side: int) -> None:
+    config = architecture(name, (side, side))
+    model = build(config).train()
+    images = torch.randn(4, 3, side, side)
+    kept = _kept(model, lambda: model.features(images)) - _kept(model, lambda: model.features(images[:2]))
+    assert kept / 2 == pytest.approx(cost.training_bytes(config), rel=0.05)
+
+
+def _kept(model: nn.Module, run: Callable[[], object]) -> int:
+    """Bytes kept for the backward pass, besides parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     whole: list[torch.Tensor] = []  # so that no address is given out again
@@ -149,5 +177,5 @@ def test_training_memory_is_what_autograd_keeps(name: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.encode(images)
-    assert sum(kept.values()) / 2 == pytest.approx(cost.training_bytes(config), rel=0.05)
+        run()
+    return sum(kept.values())

@@ -21,7 +21,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = ("errors", "atomic", "cache", "size", "parts", "resnet", "config", "settings", "record", "cost")
+GROUND = (
+    *("errors", "atomic", "cache", "size", "parts", "cnn", "resnet", "efficientnet", "config", "settings", "record"),
+    *("convolutions", "cost"),
+)
 ORDER = (
     *GROUND,
     *("recipes", "model", "weights", "data", "objectives", "downstream", "evaluate", "train", "analyze", "runtime"),

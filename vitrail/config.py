@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from vitrail.efficientnet import SCALED, is_efficientnet
+from vitrail.efficientnet import EfficientNetConfig as EfficientNetConfig
+from vitrail.efficientnet import efficientnet as efficientnet
 from vitrail.errors import UserError
 from vitrail.errors import suggestion as suggestion
 from vitrail.parts import ABSOLUTE as ABSOLUTE
@@ -134,8 +137,18 @@ class ViTConfig:
         """The same model with another head."""
         return replace(self, head=head)
 
+    def noisy(self, dropout: float | None, drop_path: float | None) -> ViTConfig:
+        """With other dropout and stochastic depth while training; None: as they are."""
+        old = self.encoder
+        new = replace(
+            old,
+            dropout=old.dropout if dropout is None else dropout,
+            drop_path=old.drop_path if drop_path is None else drop_path,
+        )
+        return replace(self, encoder=new)
 
-Architecture = ViTConfig | BiTConfig
+
+Architecture = ViTConfig | BiTConfig | EfficientNetConfig
 """What a model may be; ``kind`` tells one from another where it is written down."""
 
 
@@ -146,9 +159,7 @@ def transformer(config: Architecture, what: str) -> ViTConfig:
         UserError: it is not, and ``what`` needs one.
     """
     if not isinstance(config, ViTConfig):
-        raise UserError(
-            f"{what} needs a Vision Transformer, and this is a ResNet: choose another model, or another way."
-        )
+        raise UserError(f"{what} needs a Vision Transformer, and this is a CNN: choose another model, or another way.")
     return config
 
 
@@ -230,18 +241,23 @@ _NAME = re.compile(r"(?:(?P<stem>R\d+)\+)?(?P<family>ViT|DINOv2)-(?P<size>[A-Za-
 
 
 def is_variant(name: str) -> bool:
-    """Whether a name is written as a variant's or a ResNet's, existing or not."""
-    return _NAME.fullmatch(name) is not None or is_resnet(name)
+    """Whether a name is written as one of a ViT, a ResNet or an EfficientNet, existing or not."""
+    return _NAME.fullmatch(name) is not None or is_resnet(name) or is_efficientnet(name)
 
 
 def architecture(name: str, image_size: Size | None = None, classes: int = 0) -> Architecture:
-    """The configuration of a ViT (``variant``) or a ResNet (``resnet``) by its name.
+    """The configuration of a ViT (``variant``), a ``resnet`` or an ``efficientnet`` by its name.
+
+    Args:
+        image_size: None: what it is usually fed.
 
     Raises:
         UserError: no such model; the nearest name is suggested.
     """
     if is_resnet(name):
         return resnet(name, image_size or (224, 224), classes)
+    if is_efficientnet(name):
+        return efficientnet(name, image_size, classes)
     return variant(name, image_size, classes)
 
 
@@ -266,7 +282,7 @@ def variant(name: str, image_size: Size | None = None, classes: int = 0) -> ViTC
         known = [f"ViT-{size}/{patch}" for size in SIZES if size != "g" for patch in (8, 14, 16, 32)]
         known += [f"DINOv2-{size}/14" for size in ("S", "B", "L", "g")]
         known += [f"{stem}+ViT-{size}/{patch}" for size in SIZES if size != "g" for stem, patch in STEMS]
-        known += [f"R{depth}" for depth in DEPTHS]
+        known += [*(f"R{depth}" for depth in DEPTHS), *(f"EfficientNet-{scale}" for scale in SCALED)]
         raise UserError(f"There is no variant {name!r}{suggestion(name, known)}.")
     layers, width, mlp_width, heads = SIZES[match["size"]]
     dinov2 = match["family"] == "DINOv2"

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from vitrail.cnn import Convolutional
 from vitrail.errors import UserError, suggestion
-from vitrail.parts import HeadConfig, ResNetConfig, Token
-from vitrail.size import Size, check_resolution
+from vitrail.parts import HeadConfig, ResNetConfig
+from vitrail.size import Size
 
 
 @dataclass(frozen=True)
-class BiTConfig:
+class BiTConfig(Convolutional):
     """A pre-activation ResNet with GroupNorm and standardised kernels (BiT, 1912.11370, section 3.2)."""
 
     trunk: ResNetConfig
@@ -25,11 +26,7 @@ class BiTConfig:
     kind: Literal["bit"] = "bit"
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise UserError(f"channels must be at least 1, not {self.channels}.")
-        check_resolution(self.image_size, (1, 1))
-        if self.head.parts != ("mean",) or self.head.layers != 1 or self.head.prelogits is not None:
-            raise UserError("A ResNet has no tokens to choose from: its head pools the mean of its last layer.")
+        self.check()
 
     @property
     def summary(self) -> str:
@@ -47,30 +44,9 @@ class BiTConfig:
         return self.trunk.outputs
 
     @property
-    def feature_width(self) -> int:
-        """Length of the vector of features."""
-        return self.width
-
-    @property
-    def classifier_width(self) -> int:
-        """Length of the vector the classifier sees."""
-        return self.width
-
-    @property
-    def tokens(self) -> tuple[Token, ...]:
-        """It has none."""
-        return ()
-
-    @property
-    def sequence(self) -> int:
-        """Number of tokens: none."""
-        return 0
-
-    @property
-    def grid(self) -> Size:
-        """Cells of the last feature map, down and across."""
-        halvings = len(self.trunk.layers) - 1 + (2 if self.root == "7x7" else 0)
-        return (-(-self.image_size[0] // 2**halvings), -(-self.image_size[1] // 2**halvings))
+    def stride(self) -> int:
+        """Pixels of the image for one cell of the last feature map, each way."""
+        return self.trunk.stride // (1 if self.root == "7x7" else 4)
 
     def at(self, image_size: Size) -> BiTConfig:
         """The same model at another resolution."""
@@ -79,6 +55,17 @@ class BiTConfig:
     def with_head(self, head: HeadConfig) -> BiTConfig:
         """The same model with another head."""
         return replace(self, head=head)
+
+    def noisy(self, dropout: float | None, drop_path: float | None) -> BiTConfig:
+        """With dropout and stochastic depth while training, of which it has neither; None: as it is.
+
+        Raises:
+            UserError: one is asked for.
+        """
+        for name, value in (("dropout", dropout), ("drop_path", drop_path)):
+            if value:
+                raise UserError(f"BiT's ResNets have no {name}: leave it out, or take a ViT or an EfficientNet.")
+        return self
 
 
 # Depth: units of each stage; three convolutions a unit, and the root and the classifier. 50 and deeper are those of
@@ -94,7 +81,7 @@ DEPTHS: dict[int, tuple[int, ...]] = {
 SMALL = 64
 """Pixels a side up to which a ResNet begins with a 3x3 of stride 1."""
 
-_RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<times>\d+(?:\.\d+)?))?")
+_RESNET = re.compile(r"R(?P<depth>\d+(?:-\d+)*)(?:x(?P<times>\d+(?:\.\d+)?))?")
 
 
 def is_resnet(name: str) -> bool:
@@ -103,19 +90,23 @@ def is_resnet(name: str) -> bool:
 
 
 def resnet(name: str, image_size: Size = (224, 224), classes: int = 0) -> BiTConfig:
-    """The configuration that a name such as ``R50``, ``R50x3`` or ``R14x0.5`` stands for: depth x width (BiT).
+    """The configuration that a name such as ``R50``, ``R50x3`` or ``R2-2x0.5`` stands for: depth x width (BiT).
+
+    A depth may be said by the units of each stage, too.
 
     Raises:
         UserError: no such depth, the nearest is suggested; or a width that GroupNorm cannot divide.
     """
     match = _RESNET.fullmatch(name)
-    if match is None or int(match["depth"]) not in DEPTHS:
+    depth = "" if match is None else match["depth"]
+    units = tuple(map(int, depth.split("-"))) if "-" in depth else DEPTHS.get(int(depth or 0))
+    if match is None or units is None:
         raise UserError(f"There is no ResNet {name!r}{suggestion(name, [f'R{depth}' for depth in DEPTHS])}.")
     width = 64 * float(match["times"] or 1)
     if width % 32 or not width:
         raise UserError(f"{name} is {width:g} channels wide, which 32 groups do not divide: choose multiples of x0.5.")
     return BiTConfig(
-        ResNetConfig(DEPTHS[int(match["depth"])], int(width), "variance", standard_eps=1e-8, norm_eps=1e-5),
+        ResNetConfig(units, int(width), "variance", standard_eps=1e-8, norm_eps=1e-5),
         root="3x3" if max(image_size) <= SMALL else "7x7",
         image_size=image_size,
         head=HeadConfig(("mean",), classes=classes),

@@ -53,7 +53,9 @@ def test_r50_has_timms_number_of_parameters() -> None:
     assert count == sum(tensor.numel() for tensor in theirs.parameters()) == 25_549_352
 
 
-@pytest.mark.parametrize(("name", "units", "width"), [("R26", 8, 64), ("R101", 33, 64), ("R50x3", 16, 192)])
+@pytest.mark.parametrize(
+    ("name", "units", "width"), [("R26", 8, 64), ("R101", 33, 64), ("R50x3", 16, 192), ("R3-1x0.5", 4, 32)]
+)
 def test_names(name: str, units: int, width: int) -> None:
     trunk = resnet(name).trunk
     assert (sum(trunk.layers), trunk.width) == (units, width)

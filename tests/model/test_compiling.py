@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.config import EncoderConfig, HeadConfig, ViTConfig
+from vitrail.config import EncoderConfig, HeadConfig, ViTConfig, architecture
 from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.model.cnn import CNN
 from vitrail.model.compiling import compile_blocks
 from vitrail.model.vision import VisionTransformer
 
@@ -39,6 +40,19 @@ def test_a_compiled_model_is_the_same_model() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert all(block._compiled_call_impl is not None for block in compiled.encoder.blocks)
     assert all(block._compiled_call_impl is None for block in copy.deepcopy(compiled).encoder.blocks)
+
+
+@pytest.mark.parametrize("name", ["R14x0.5", "EfficientNet-B0"])
+def test_the_blocks_of_a_cnn_are_compiled(name: str) -> None:
+    """All that the optimiser's depths count, and nothing else."""
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        pytest.skip("no C++ compiler")
+    model = build(architecture(name, (32, 32)))
+    assert isinstance(model, CNN)
+    compile_blocks(model)
+    compiled = [part for part in model.modules() if part._compiled_call_impl is not None]
+    assert compiled == model.blocks()
+    assert len(compiled) == model.config.layers
 
 
 def test_without_a_compiler_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

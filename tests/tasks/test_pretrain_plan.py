@@ -48,7 +48,7 @@ def planned(objective: str, config: ViTConfig = TINY, **options: Any) -> Plan:
     """Everything usual."""
     config = with_head(config, objective, 3)
     policy, arguments = policy_of(None, objective), defaults(objective, config)
-    training = training_of(PretrainSettings("x", objective, **options), None, objective, 24, 100, False)
+    training = training_of(PretrainSettings("x", objective, **options), None, objective, TINY, 100, False)
     training, policy, arguments = tuned(training, policy, arguments, {})
     views = (None, policy) if isinstance(policy, tuple) else (policy, ())
     how = preprocessing_of(config.image_size, None)
@@ -75,13 +75,17 @@ def test_every_recipe_is_begun_and_stepped(
 
 def test_a_recipe_s_settings_are_those_of_the_run() -> None:
     imagenet = recipe("vit-b16-imagenet")
-    settings = training_of(PretrainSettings("x", recipe=imagenet.name), imagenet, "supervised", 768, 1_280_000, True)
+    settings = training_of(
+        PretrainSettings("x", recipe=imagenet.name), imagenet, "supervised", variant("ViT-B/16"), 1_280_000, True
+    )
     assert (settings.steps, settings.batch_size, settings.learning_rate) == (93_750, 4096, 3e-3)
     assert (settings.weight_decay, settings.warmup, settings.clip, settings.schedule) == (0.3, 10_000, 1.0, "cosine")
     assert (settings.betas, settings.layer_decay, settings.average) == ((0.9, 0.999), 1.0, 0.0)
     assert arguments_of(imagenet, "supervised", imagenet.architecture) == {"smoothing": 0.0, "sigmoid": False}
     mae = recipe("mae-b16-imagenet")
-    less = training_of(PretrainSettings("x", recipe=mae.name, batch_size=512), mae, "mae", 768, 1_280_000, True)
+    less = training_of(
+        PretrainSettings("x", recipe=mae.name, batch_size=512), mae, "mae", variant("ViT-B/16"), 1_280_000, True
+    )
     assert less.learning_rate == pytest.approx(3e-4), "linear in the batch"
     assert less.warmup == 40 * 2500
     assert arguments_of(mae, "mae", mae.architecture)["layers"] == 8
@@ -93,7 +97,7 @@ def test_a_recipe_s_settings_are_those_of_the_run() -> None:
 def test_a_warm_up_longer_than_the_run_is_the_recipe_s_share_of_it() -> None:
     imagenet = recipe("vit-b16-imagenet")
     asked = PretrainSettings("x", recipe=imagenet.name, steps=100)
-    settings = training_of(asked, imagenet, "supervised", 768, 2000, False)
+    settings = training_of(asked, imagenet, "supervised", variant("ViT-B/16"), 2000, False)
     assert settings.warmup == pytest.approx(10_000 / 93_750)
 
 

@@ -13,14 +13,16 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrail
-from vitrail.config import HeadConfig, ModelCard, Preprocessing, ViTConfig, architecture, resnet
+from vitrail.config import BiTConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig, architecture, resnet, variant
 from vitrail.cost import flops, inference_bytes, parameters, training_bytes
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.record import from_dict, to_dict
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import Runtime
+from vitrail.settings import PretrainSettings
 from vitrail.tasks.convert import convert
+from vitrail.tasks.pretrain_plan import training_of
 from vitrail.tasks.show import show
 
 NAME = "R14x0.5"
@@ -87,9 +89,10 @@ def test_other_resolutions_and_engines(trained: Path) -> None:
     ("options", "said"),
     [
         ({"objective": "mae"}, "The objective mae needs a Vision Transformer"),
-        ({"objective": "moco"}, "The objective moco needs a Vision Transformer"),
+        ({"objective": "moco", "tuning": {"freeze_patches": True}}, "no patch embedding to leave at random"),
         ({"patch": 4}, "--patch needs a Vision Transformer"),
-        ({"drop_path": 0.1}, "--drop-path needs a Vision Transformer"),
+        ({"stem": "1-1"}, "--stem needs a Vision Transformer"),
+        ({"drop_path": 0.1}, "BiT's ResNets have no drop_path"),
         ({"architecture": "R27"}, "There is no ResNet 'R27'; the nearest is R26"),
         ({"tuning": {"drop_patches": 0.5}}, "Only a Vision Transformer has patches to leave out"),
     ],
@@ -100,15 +103,62 @@ def test_what_needs_tokens_is_refused(options: dict[str, object], said: str, pho
         vitrail.pretrain(photos, tmp_path / "run", quiet=True, **{**usual, **options})  # type: ignore[arg-type]
 
 
+def test_what_can_be_seen_inside(trained: Path, photos: Path) -> None:
+    """What needs no tokens; the rest is refused."""
+    inspection = vitrail.inspect(trained, photos, limit=4)
+    found = inspection.equivariance.model
+    assert found.layers == ("stage 1", "stage 2", "stage 3", "stage 4")
+    with pytest.raises(UserError, match="has no attention, and no positions or patches"):
+        _ = inspection.attention_distance
+    with pytest.raises(UserError, match="for another resolution"):
+        vitrail.inspect(vitrail.load(trained, quiet=True), photos, resolution=24)
+
+
+def test_the_usual_rate_is_a_cnns() -> None:
+    asked = PretrainSettings("x", "supervised", batch_size=256)
+    assert training_of(asked, None, "supervised", resnet("R26"), 1000, False).learning_rate == pytest.approx(2e-3)
+    assert training_of(asked, None, "supervised", variant("ViT-B/16"), 1000, False).learning_rate == 1.5e-4
+
+
+@pytest.mark.parametrize("objective", ["moco", "dino"])
+def test_views_are_matched_without_labels(objective: str, photos: Path, tmp_path: Path) -> None:
+    """In the same loop, by the same modules; what comes out is a ResNet without a classifier."""
+    tuning = {"outputs": 32, "hidden": 16}
+    vitrail.pretrain(
+        photos, tmp_path / "run", objective=objective, architecture=NAME, steps=2, batch_size=4, tuning=tuning,
+        quiet=True,
+    )  # fmt: skip
+    model = vitrail.load(tmp_path / "run", quiet=True)
+    assert model.model.classifier is None
+    assert model.card.architecture.image_size == (16, 16)  # of small pictures, if nothing is said
+    assert isinstance(model.card.architecture, BiTConfig)
+    assert model.card.architecture.root == "3x3"
+
+
+def test_a_name_and_sizes_that_go_together_only_together(photos: Path, tmp_path: Path) -> None:
+    """28 pixels are no whole number of ViT-Ti/16's own patches."""
+    config = show("none", resolution=28, architecture="R26").card.architecture
+    assert config.grid == (4, 4)
+    vitrail.pretrain(
+        photos, tmp_path / "run", objective="supervised", architecture="ViT-Ti/16", resolution=28, patch=14, layers=1,
+        steps=1, batch_size=4, quiet=True,
+    )  # fmt: skip
+    assert vitrail.load(tmp_path / "run", quiet=True).card.architecture.grid == (2, 2)
+
+
 def test_lora_merging_and_attention_are_refused(trained: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="LoRA adapts attention, which a ResNet has not"):
+    with pytest.raises(UserError, match="LoRA adapts attention, which a CNN has not"):
         vitrail.finetune(photos, tmp_path / "run", weights=trained, method="lora", quiet=True)
+    tuning = {"drop_patches": 0.5}
+    with pytest.raises(UserError, match="patches to leave out"):
+        vitrail.finetune(photos, tmp_path / "run", weights=trained, method="full", tuning=tuning, quiet=True)
+    assert not (tmp_path / "run").exists()
     model = vitrail.load(trained, quiet=True)
     with pytest.raises(UserError, match="no tokens to merge"):
         engine(model.model, Runtime(merging=(1, 1)))
     with pytest.raises(UserError, match="no attention to look at"):
         model.predictor.encode(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(UserError, match="timm's dialect needs a Vision Transformer"):
+    with pytest.raises(UserError, match="timm has no words for a root of 3x3"):
         convert(trained, tmp_path / "theirs", to="timm")
     assert not (tmp_path / "theirs").exists()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.config import Size
 from vitrail.errors import UserError
-from vitrail.model.bit import BiT
+from vitrail.model.cnn import CNN
 from vitrail.model.encoder import Trace
 from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
@@ -20,7 +20,7 @@ Maps = Callable[[Tensor], list[tuple[str, Tensor]]]
 
 
 def feature_maps(model: nn.Module) -> Maps:
-    """How to get the feature maps of ``model``: a ViT's blocks, a ResNet's stages, or what a module gives.
+    """How to get the feature maps of ``model``: a ViT's blocks, a CNN's stages, or what a module gives.
 
     A ViT's special tokens are left out. Any other module must give (B, D, h, w), or a list of such.
 
@@ -29,7 +29,7 @@ def feature_maps(model: nn.Module) -> Maps:
     """
     if isinstance(model, VisionTransformer):
         return lambda images: _blocks(model, images)
-    if isinstance(model, BiT):
+    if isinstance(model, CNN):
         return lambda images: [(f"stage {at + 1}", x) for at, x in enumerate(model.stage_maps(images))]
     if isinstance(model, ResNet):
         return lambda images: _stages(model, images)

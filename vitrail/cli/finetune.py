@@ -42,11 +42,11 @@ def finetune(
     ] = WEIGHTS,
     architecture: Annotated[
         str | None,
-        typer.Option(help="What a bare state dict is (vit_base_patch16_224), or none (ViT-S/16)."),
+        typer.Option(help="What a bare state dict is: vit_base_patch16_224."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A model by name, with random weights: R50, ViT-S/16 (as --weights none --architecture)."),
+        typer.Option(help="A model with random weights: ViT-S/16, R50, ..."),
     ] = None,
     method: Annotated[
         str,

@@ -38,7 +38,7 @@ def pretrain(
         typer.Option(
             "--architecture",
             "--model",
-            help="A variant such as ViT-S/16, a ResNet such as R50, or what a bare state dict in --weights is.",
+            help="A model such as ViT-S/16, R50 or EfficientNet-B0, or what a bare state dict in --weights is.",
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Number of blocks.")] = None,
@@ -100,7 +100,7 @@ def pretrain(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a Vision Transformer on your pictures, with or without labels.
+    """Train a Vision Transformer or a CNN on your pictures, with or without labels.
 
     The run folder is a model that finetune takes as --weights. A run that was stopped goes on where it was.
     """

@@ -10,9 +10,9 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.config import BiTConfig, ResNetConfig, size_text
-from vitrail.errors import UserError
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.config import BiTConfig, ResNetConfig
+from vitrail.model.cnn import CNN, classifier_of
+from vitrail.model.heads import Pooling
 from vitrail.model.resnet import GROUPS, Convolution
 
 
@@ -50,8 +50,10 @@ class Unit(nn.Module):
         return x
 
 
-class BiT(nn.Module):
+class BiT(CNN):
     """Root, stages, norm, mean over the map, classifier."""
+
+    config: BiTConfig
 
     def __init__(self, config: BiTConfig) -> None:
         super().__init__()
@@ -70,66 +72,10 @@ class BiT(nn.Module):
             self.stages.append(nn.Sequential(*units))
         self.norm = nn.GroupNorm(GROUPS, inputs, eps=trunk.norm_eps)
         self.pooling = Pooling(config.head, ())
-        self.classifier = Classifier(inputs, config.head.classes) if config.head.classes else None
+        self.classifier = classifier_of(config)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> logits (B, classes).
-
-        Raises:
-            UserError: the model has no classifier, or the images are not of its size.
-        """
-        if self.classifier is None:  # before any work is done
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        return self.classify(self.features(images))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, classes).
-
-        Raises:
-            UserError: the model has no classifier.
-        """
-        if self.classifier is None:
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
-        logits: Tensor = self.classifier(features)
-        return logits
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> what the classifier sees, the mean over the last feature map (B, F).
-
-        Raises:
-            UserError: the images are not of the model's size.
-        """
-        return self.pool(images, self.pooling)
-
-    def pool(self, images: Tensor, pooling: Pooling) -> Tensor:
-        """(B, C, H, W) -> the features (B, F) that another pooling would see, of the cells as its tokens.
-
-        Raises:
-            UserError: the images are not of the model's size.
-        """
-        cells = self.feature_map(images).flatten(2).transpose(1, 2)  # (B, h w, F)
-        pooled: Tensor = pooling([cells], nn.Identity())
-        return pooled
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> the last stage's normalised output after ReLU (B, F, h, w).
-
-        Raises:
-            UserError: the images are not of the model's size.
-        """
-        return F.relu(self.norm(self.stage_maps(images)[-1]))
-
-    def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> the output of each stage (B, F, h, w), before any further norm.
-
-        Raises:
-            UserError: the images are not of the model's size.
-        """
-        if images.shape[1:] != (self.config.channels, *self.config.image_size):
-            raise UserError(
-                f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
-                f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
-            )
+    def staged(self, images: Tensor) -> list[Tensor]:
+        """See ``CNN.stage_maps``: before any further norm."""
         x: Tensor = self.root(images)
         if self.config.root == "7x7":
             x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)  # zeros take part in the maximum, as in timm
@@ -139,9 +85,17 @@ class BiT(nn.Module):
             found.append(x)
         return found
 
+    def last(self, x: Tensor) -> Tensor:
+        """Normalised, and ReLU."""
+        return F.relu(self.norm(x))
+
+    def blocks(self) -> list[nn.Module]:
+        """See ``CNN.blocks``."""
+        return [unit for stage in self.stages for unit in stage.children()]
+
     def depth(self, parameter: str) -> int:
-        """The layer a parameter's name belongs to: 0 the root, 1 to L the units, L + 1 after them."""
+        """See ``CNN.depth``."""
         of_unit = re.match(r"stages\.(\d+)\.(\d+)\.", parameter)
         if of_unit is not None:
             return sum(self.config.trunk.layers[: int(of_unit[1])]) + int(of_unit[2]) + 1
-        return 0 if parameter.startswith("root.") else sum(self.config.trunk.layers) + 1
+        return 0 if parameter.startswith("root.") else self.config.layers + 1

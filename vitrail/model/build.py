@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import Architecture, BiTConfig, PositionKind, ViTConfig
+from vitrail.config import Architecture, BiTConfig, EfficientNetConfig, PositionKind, ViTConfig
 from vitrail.model import position, relative, rotary
 from vitrail.model.bit import BiT
+from vitrail.model.efficientnet import EfficientNet
 from vitrail.model.encoder import Encoder
 from vitrail.model.heads import AttentionPooling, Classifier, Pooling, PreLogits
 from vitrail.model.patches import PatchEmbedding
@@ -20,8 +21,8 @@ from vitrail.model.position import EveryLayer, Position
 from vitrail.model.resnet import ResNet
 from vitrail.model.vision import VisionTransformer
 
-Model = VisionTransformer | BiT
-"""What ``build`` gives: both have a config, a pooling, a classifier or none, features, classify and depth."""
+Model = VisionTransformer | BiT | EfficientNet
+"""What ``build`` gives: all have a config, a pooling, a classifier or none, features, classify and depth."""
 
 POSITIONS: dict[PositionKind, type[Position]] = {
     "none": position.NoPosition,
@@ -46,15 +47,24 @@ def build(config: BiTConfig, seed: int = 0) -> BiT:
 
 
 @overload
+def build(config: EfficientNetConfig, seed: int = 0) -> EfficientNet:
+    """An EfficientNet."""
+
+
+@overload
 def build(config: Architecture, seed: int = 0) -> Model:
-    """Either."""
+    """Any of them."""
 
 
 def build(config: Architecture, seed: int = 0) -> Model:
-    """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode."""
-    if isinstance(config, BiTConfig):
+    """A model with fresh weights, which depend on ``config`` and ``seed`` alone; in evaluation mode.
+
+    Raises:
+        UserError: an EfficientNet, and torchvision is not installed.
+    """
+    if not isinstance(config, ViTConfig):
         with seeded(seed):
-            return BiT(config).eval()
+            return (BiT(config) if isinstance(config, BiTConfig) else EfficientNet(config)).eval()
     encoder, head = config.encoder, config.head
     channels = config.channels if config.stem is None else config.stem.outputs
     with seeded(seed):
@@ -106,12 +116,12 @@ class _Undrawn(TorchFunctionMode):
 
 
 def to_grid(tensors: Mapping[str, Tensor], old: Architecture, new: Architecture) -> tuple[dict[str, Tensor], str]:
-    """Take the positions in a model's ``tensors`` from the grid of ``old`` to that of ``new``; a ResNet has none.
+    """Take the positions in a model's ``tensors`` from the grid of ``old`` to that of ``new``; a CNN has none.
 
     Returns:
         The tensors that changed, and a note of how; an empty one if nothing needed doing.
     """
-    if isinstance(old, BiTConfig) or isinstance(new, BiTConfig) or old.grid == new.grid:
+    if not (isinstance(old, ViTConfig) and isinstance(new, ViTConfig)) or old.grid == new.grid:
         return {}, ""
     scheme = POSITIONS[old.position.kind]
     sets: dict[str, dict[str, Tensor]] = {}  # under position, or position.layers.0 and so on

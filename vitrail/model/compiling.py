@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vitrail.errors import UserError
+from vitrail.model.cnn import CNN
 from vitrail.model.encoder import Block
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -27,13 +28,14 @@ def need_compiler() -> None:
 def compile_blocks(module: nn.Module) -> None:
     """Have every ``Block`` in ``module`` compiled at its first call, which takes some seconds for each shape.
 
-    Names, weights and ``state_dict`` stay as they are, and copies of the module are not compiled.
+    Those of a CNN are too. Names, weights and ``state_dict`` stay as they are; copies of the module are not compiled.
 
     Raises:
         UserError: there is no C++ compiler.
     """
     need_compiler()
-    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
+    blocks += [block for part in module.modules() if isinstance(part, CNN) for block in part.blocks()]
     # Blocks that differ, as in their rates of stochastic depth, are versions of one function to the compiler,
     # which by default gives up after eight; each is met in a whole and in a shorter batch.
     limit = torch._dynamo.config

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from vitrail.config import Preprocessing
 from vitrail.data.distort import Distortion
-from vitrail.model.build import seeded
-from vitrail.model.vision import VisionTransformer
+from vitrail.model.build import Model, seeded
 from vitrail.objectives.momentum import Policies, follow, follower, risen, two_views
 from vitrail.objectives.objective import Objective
 
@@ -21,7 +20,7 @@ VIEWS: Policies = (Distortion(smallest_crop=0.4, blur=1.0), Distortion(smallest_
 """BYOL's two distributions with the published code's crops."""
 
 
-class DINO(Objective[VisionTransformer]):
+class DINO(Objective[Model]):
     """Cross-entropy of the student's outputs with the teacher's, which are centred and sharpened.
 
     Two departures from the paper: the views are the two large crops alone, since small ones would need
@@ -38,7 +37,7 @@ class DINO(Objective[VisionTransformer]):
 
     def __init__(
         self,
-        model: VisionTransformer,
+        model: Model,
         how: Preprocessing,
         policies: Policies = VIEWS,
         hidden: int = 2048,
@@ -70,7 +69,7 @@ class DINO(Objective[VisionTransformer]):
         return two_views(image, self.how, self.policies, chance)
 
     def loss(
-        self, model: VisionTransformer, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+        self, model: Model, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
     ) -> tuple[Tensor, dict[str, float]]:
         """Pairs of images (B, 2, C, H, W) -> the mean of both directions.
 
@@ -89,7 +88,7 @@ class DINO(Objective[VisionTransformer]):
         entropy = torch.special.entr(wanted).sum(dim=-1).mean()
         return loss, {"agreement": float(agreement), "teacher_entropy": float(entropy)}
 
-    def after_step(self, model: VisionTransformer, progress: float) -> None:
+    def after_step(self, model: Model, progress: float) -> None:
         """Teacher and centre follow."""
         momentum = risen(self.momentum, progress)
         follow(self.teacher, model, momentum)

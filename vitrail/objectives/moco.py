@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from vitrail.config import Preprocessing
 from vitrail.data.distort import Distortion
-from vitrail.model.build import seeded
+from vitrail.errors import UserError
+from vitrail.model.build import Model, seeded
 from vitrail.model.vision import VisionTransformer
 from vitrail.objectives.momentum import Policies, follow, follower, risen, two_views
 from vitrail.objectives.objective import Objective
@@ -22,7 +23,7 @@ VIEWS: Policies = (Distortion(blur=1.0), Distortion(blur=0.1, solarize=0.2))
 """BYOL's two distributions, as in the published code."""
 
 
-class MoCoV3(Objective[VisionTransformer]):
+class MoCoV3(Objective[Model]):
     """Queries of one view against the keys of all photos' other views, which a momentum encoder makes.
 
     The features are what the model's own head would see, the class token's output by default.
@@ -33,13 +34,16 @@ class MoCoV3(Objective[VisionTransformer]):
         temperature: of the softmax (equation 1).
         momentum: of the momentum encoder at the start; it rises to 1.
         freeze_patches: leave the patch embedding at random, without gradients (section 4.2).
+
+    Raises:
+        UserError: a CNN has no patch embedding to freeze.
     """
 
     in_batch = True
 
     def __init__(
         self,
-        model: VisionTransformer,
+        model: Model,
         how: Preprocessing,
         policies: Policies = VIEWS,
         hidden: int = 4096,
@@ -55,6 +59,8 @@ class MoCoV3(Objective[VisionTransformer]):
         self.temperature = temperature
         self.momentum = momentum
         if freeze_patches:
+            if not isinstance(model, VisionTransformer):
+                raise UserError("A CNN has no patch embedding to leave at random: set freeze_patches to 0.")
             model.patches.requires_grad_(False)
         with seeded(seed):
             self.projector = mlp(model.config.feature_width, hidden, outputs, layers=3)
@@ -70,7 +76,7 @@ class MoCoV3(Objective[VisionTransformer]):
         return two_views(image, self.how, self.policies, chance)
 
     def loss(
-        self, model: VisionTransformer, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
+        self, model: Model, views: Tensor, labels: Tensor, chances: Sequence[np.random.Generator]
     ) -> tuple[Tensor, dict[str, float]]:
         """Pairs of images (B, 2, C, H, W) -> the loss of both directions, and the share of queries well matched."""
         queries = [self.predictor(self.projector(model.features(images))) for images in views.unbind(1)]  # (B, outputs)
@@ -80,7 +86,7 @@ class MoCoV3(Objective[VisionTransformer]):
         back, back_right = contrast(queries[1], keys[0], self.temperature)
         return there + back, {"accuracy": (there_right + back_right) / 2}
 
-    def after_step(self, model: VisionTransformer, progress: float) -> None:
+    def after_step(self, model: Model, progress: float) -> None:
         """The momentum encoder follows (algorithm 1)."""
         momentum = risen(self.momentum, progress)
         follow(self.slow_model, model, momentum)

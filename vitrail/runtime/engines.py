@@ -85,7 +85,7 @@ def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, besid
     """
     if any(runtime.merging):
         if not isinstance(model, VisionTransformer):
-            raise UserError("A ResNet has no tokens to merge: run it without merging.")
+            raise UserError("A CNN has no tokens to merge: run it without merging.")
         module: nn.Module = Merged(model, runtime.merging).eval()
     else:
         module = Features(model).eval()
@@ -196,7 +196,7 @@ def key(model: Model, runtime: Runtime) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return f"{runtime.backend}-{runtime.precision}-{digest.hexdigest()[:16]}"
 
 

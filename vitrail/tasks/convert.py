@@ -88,6 +88,8 @@ def convert(
             classes=() if drop_head else None,
             progress=progress,
         )
+    if words is not None:
+        words = written(to, loaded.card.architecture)
     with new_file(path) if words is not None and words.suffix else new_folder(path) as beside:
         if words is None:
             write_model(beside, loaded.card, loaded.tensors)

@@ -97,7 +97,7 @@ def cache_folder(root: Path, predictor: Predictor, how: Preprocessing, pooling: 
     for name, tensor in sorted(predictor.model.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return root / digest.hexdigest()[:32]
 
 

@@ -22,8 +22,9 @@ from vitrail.tasks.preparation import Prepared, prepare, show_photos
 from vitrail.tasks.report import write_report
 from vitrail.tasks.run_folder import Finetuned, judged, write_asked, write_results
 from vitrail.tasks.trained_run import train_run
-from vitrail.tasks.training import UNTRAINED, course, lowest_trained, tune
+from vitrail.tasks.training import UNTRAINED, check_method, course, tune
 from vitrail.train import checkpoint
+from vitrail.train.loop import check_pieces
 from vitrail.train.run import CHECKPOINTS
 from vitrail.weights.load import load_weights
 
@@ -147,7 +148,7 @@ def resume(folder: str | Path, asked: FinetuneSettings | None = None, quiet: boo
 def opened(settings: FinetuneSettings, show: Show) -> tuple[Dataset, Classifier]:
     """The photos and the pretrained model, once the settings are known to fit it."""
     # A wrong name should not wait for the features; a setting that needs another one gets it from the usual.
-    tune(TrainSettings(1, evaluate_every=1, checkpoint_every=1), settings.tuning)
+    training, augmentation, _ = tune(TrainSettings(1, evaluate_every=1, checkpoint_every=1), settings.tuning)
     show.say(f"Reading {settings.data} and loading {settings.weights}.")
     dataset = open_dataset(settings.data, settings.val_fraction, settings.seed)
     with download_progress(show, settings.weights) as progress:
@@ -160,7 +161,8 @@ def opened(settings: FinetuneSettings, show: Show) -> tuple[Dataset, Classifier]
             progress=progress,
         )
     classifier = Classifier(loaded, settings.device)
-    lowest_trained(settings.method, classifier.card.architecture.layers)
+    check_pieces(classifier.model, training)
+    check_method(settings.method, augmentation, classifier.card.architecture)
     return dataset, classifier
 
 

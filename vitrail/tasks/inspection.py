@@ -38,6 +38,7 @@ from vitrail.config import (
     suggestion,
 )
 from vitrail.errors import UserError
+from vitrail.model.cnn import CNN
 from vitrail.model.vision import VisionTransformer
 from vitrail.report.terminal import Show
 from vitrail.runtime.device import pick_device
@@ -378,7 +379,7 @@ def inspect(
         )
         name, module, how = str(classifier.report.source), classifier.model, classifier.card.preprocessing
         name = f"{architecture or 'a ViT'}, random weights" if name == "none" else name
-    if isinstance(module, VisionTransformer) and size not in (None, module.config.image_size):
+    if isinstance(module, (VisionTransformer, CNN)) and size not in (None, module.config.image_size):
         raise UserError(
             f"The model is there already, for {size_text(module.config.image_size)} pixels: for another resolution "
             "load it with image_size=, or name where it comes from."

@@ -17,6 +17,7 @@ from vitrail.data.preprocess import load as load_picture
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import iter_images
 from vitrail.errors import UserError
+from vitrail.model.cnn import CNN
 from vitrail.model.encoder import Trace
 from vitrail.model.vision import VisionTransformer
 from vitrail.tasks import reference
@@ -26,7 +27,8 @@ MOST_IMAGES = 16
 """Pictures of a folder that are compared; one already shows every disagreement of two programs."""
 
 Outputs = Mapping[str, Tensor]
-"""By name, in the order they are computed: ``block 0`` and so on (B, N, D), ``features``, ``logits``."""
+"""By name, in the order they are computed: ``block 0`` and so on (B, N, D), of a CNN (B, F, h, w), ``features``,
+``logits``."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,23 @@ def outputs(classifier: Classifier, images: Tensor) -> Outputs:
         if isinstance(model, VisionTransformer):
             features = model.features(images, Trace(receive, blocks=range(model.config.layers)))
         else:
-            features = model.features(images)
+            features = _watched(model, images, found)
         found["features"] = features
         if model.classifier is not None:
             found["logits"] = model.classify(features)
     return found
+
+
+def _watched(model: CNN, images: Tensor, found: dict[str, Tensor]) -> Tensor:
+    """A CNN's features; what each of its blocks gives (B, F, h, w) is added to ``found``."""
+    hooks = [
+        block.register_forward_hook(reference.receiver(found, f"block {layer}"))
+        for layer, block in enumerate(model.blocks())
+    ]
+    features = model.features(images)
+    for hook in hooks:
+        hook.remove()
+    return features
 
 
 def difference(where: str, a: Tensor, b: Tensor) -> Difference:

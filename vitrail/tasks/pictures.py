@@ -19,6 +19,7 @@ from vitrail.data.preprocess import load, resized
 from vitrail.data.read import UnreadableImage
 from vitrail.data.sources import find_images
 from vitrail.errors import UserError
+from vitrail.model.cnn import CNN
 from vitrail.model.vision import VisionTransformer
 
 SIDE = 224
@@ -174,7 +175,7 @@ def fed(module: nn.Module, images: object, preprocessing: Preprocessing | None, 
         if size not in (None, given):
             raise UserError(f"The images are tensors of {size_text(given)} pixels already: leave the resolution out.")
         size = given
-    if isinstance(module, VisionTransformer):
+    if isinstance(module, (VisionTransformer, CNN)):
         channels, size = module.config.channels, size or module.config.image_size
     if preprocessing is None:
         usual = channels == len(IMAGENET_MEAN)

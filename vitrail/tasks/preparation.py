@@ -109,7 +109,7 @@ def pooling_of(classifier: Classifier) -> HeadConfig:
     """Which features are computed."""
     config = classifier.card.architecture
     parts: tuple[Part, ...] = ("class", "mean") if "class" in config.tokens else ("mean",)
-    # Earlier maps of a ResNet are of other widths.
+    # Earlier maps of a CNN are of other widths.
     layers = min(PROBED_LAYERS, config.layers) if isinstance(config, ViTConfig) else 1
     return HeadConfig(parts, layers=layers, norm=config.head.norm)
 

@@ -52,7 +52,7 @@ def pretrain(
     profile: str | Path | None = None,
     quiet: bool = False,
 ) -> Pretrained | None:
-    """Train a Vision Transformer on pictures, with or without labels, and leave an ordinary model in a run folder.
+    """Train a ViT or a CNN on pictures, with or without labels, and leave an ordinary model in a run folder.
 
     A run that was stopped, in whatever way, goes on from its last checkpoint and ends with the same weights,
     to the bit: with ``resume``, or by the same call again.

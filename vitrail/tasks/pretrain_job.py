@@ -49,6 +49,7 @@ from vitrail.tasks.pretrain_plan import (
     with_head,
 )
 from vitrail.tasks.pretrain_run import Judge, run
+from vitrail.tasks.training import check_views
 from vitrail.train.checkpoint import steps_in
 from vitrail.train.lock import locked
 from vitrail.train.run import CHECKPOINTS
@@ -85,13 +86,12 @@ def begin(
     policy, arguments = policy_of(recipe, objective), arguments_of(recipe, objective, config)
 
     def optimised(pictures: int) -> tuple[Any, Any, dict[str, Any]]:
-        width, bf16 = config.width, native_bf16(device)
-        return tuned(
-            training_of(settings, recipe, objective, width, pictures, bf16), policy, arguments, settings.tuning
-        )
+        usual = training_of(settings, recipe, objective, config, pictures, native_bf16(device))
+        return tuned(usual, policy, arguments, settings.tuning)
 
     how = preprocessing_of(config.image_size, start.card)
     views = optimised(len(found.train))[1]  # a wrong name should not wait for the pictures
+    check_views(views, config)
     data = read(show, found, settings, enough(how.size, smallest_crop(views)), how)
     training, views, arguments = optimised(len(data.train))
     plan = Plan(

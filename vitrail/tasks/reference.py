@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitrail.config import transformer
+from vitrail.config import ViTConfig
 from vitrail.errors import UserError
+from vitrail.model.vision import VisionTransformer
 from vitrail.tasks.classifier import Classifier
 from vitrail.weights.dialects import written
+from vitrail.weights.efficientnets import NAME, scale_of
 from vitrail.weights.store import is_model, read_json, read_tensors
 
 LIBRARIES = {"timm": "timm", "transformers": "huggingface", "torchvision": "torchvision"}
@@ -33,7 +35,7 @@ def outputs(library: str, source: str, ours: Classifier, scratch: Path, images: 
     Raises:
         UserError: the library is not installed, or has no words for the model.
     """
-    make: dict[str, Callable[[str, Classifier, Path], tuple[nn.Module, nn.ModuleList, Callable[[Tensor], Any]]]]
+    make: dict[str, Callable[[str, Classifier, Path], tuple[nn.Module, Iterable[nn.Module], Callable[[Tensor], Any]]]]
     make = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
     try:
         model, blocks, run = make[library](source, ours, scratch)
@@ -41,14 +43,16 @@ def outputs(library: str, source: str, ours: Classifier, scratch: Path, images: 
         raise UserError(f"{library} is not installed here: pip install {library}, or compare two models.") from None
     found: dict[str, Tensor] = {}
     for layer, block in enumerate(blocks):
-        block.register_forward_hook(_receiver(found, f"block {layer}"))
+        block.register_forward_hook(receiver(found, f"block {layer}"))
     model.eval().to(images.dtype)
     with torch.inference_mode():
         logits = run(images)
     return {**found, **({"logits": logits} if ours.model.classifier is not None else {})}
 
 
-def _receiver(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def receiver(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    """A hook that keeps what a module gives, or the first of several things."""
+
     def receive(_module: nn.Module, _inputs: Any, output: Any) -> None:
         found[name] = output[0] if isinstance(output, tuple) else output
 
@@ -61,7 +65,7 @@ def _folder(source: str, dialect: str, key: str, ours: Classifier, scratch: Path
     if os.path.exists(config) and not is_model(Path(source)) and key in read_json(config):
         return Path(source)
     folder = scratch / "model"
-    written(dialect).write(ours.card, ours.model.state_dict(), folder)
+    written(dialect, ours.card.architecture).write(ours.card, ours.model.state_dict(), folder)
     return folder
 
 
@@ -69,9 +73,13 @@ def _timm(source: str, ours: Classifier, scratch: Path) -> Any:
     import timm
 
     folder = _folder(source, "timm", "architecture", ours, scratch)
-    size = ours.card.architecture.image_size
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=size)
-    return model, model.blocks, model
+    if isinstance(ours.model, VisionTransformer):
+        size = ours.card.architecture.image_size
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=size)
+        return model, model.blocks, model
+    cnn: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    stages = [stage.blocks for stage in cnn.stages] if hasattr(cnn, "stages") else cnn.blocks
+    return cnn, [block for stage in stages for block in stage], cnn
 
 
 def _transformers(source: str, ours: Classifier, scratch: Path) -> Any:
@@ -98,13 +106,18 @@ def _transformers(source: str, ours: Classifier, scratch: Path) -> Any:
 
 
 def _torchvision(source: str, ours: Classifier, scratch: Path) -> Any:
-    from torchvision.models import VisionTransformer
+    from torchvision import models
 
-    config = transformer(ours.card.architecture, "torchvision's ViT")
+    config = ours.card.architecture
     path = scratch / "model.safetensors"
-    written("torchvision").write(ours.card, ours.model.state_dict(), path)
+    written("torchvision", config).write(ours.card, ours.model.state_dict(), path)
+    if not isinstance(config, ViTConfig):
+        _, scale = scale_of("torchvision", config)
+        cnn: Any = getattr(models, NAME.format(scale.lower()))(num_classes=config.head.classes)
+        cnn.load_state_dict(read_tensors(path))
+        return cnn, [block for stage in list(cnn.features)[1:-1] for block in stage], cnn
     encoder = config.encoder
-    model = VisionTransformer(
+    model = models.VisionTransformer(
         config.image_size[0],
         config.patch[0],
         encoder.layers,

@@ -9,6 +9,7 @@ from typing import Any
 from vitrail.config import (
     Architecture,
     BiTConfig,
+    EfficientNetConfig,
     ModelCard,
     Preprocessing,
     Size,
@@ -55,7 +56,7 @@ class Description:
         """Names and values for a person."""
         config, how, head = self.card.architecture, self.card.preprocessing, self.card.architecture.head
         rows = [
-            *(_transformer(config) if isinstance(config, ViTConfig) else _resnet(config)),
+            *_own(config),
             ("parameters", f"{parameters(config):,}"),
             ("compute", f"{flops(config) / 1e9:.2f} GFLOP an image, a multiply-add counted as two"),
             (
@@ -101,6 +102,14 @@ def show(
     return Description(loaded.card, loaded.report)
 
 
+def _own(config: Architecture) -> list[tuple[str, str]]:
+    if isinstance(config, ViTConfig):
+        return _transformer(config)
+    rows = _resnet(config) if isinstance(config, BiTConfig) else _efficientnet(config)
+    seen = f"{size_text(config.grid)} of {config.width} channels, of which the head sees the mean"
+    return [*rows, ("images", _images(config)), ("map", seen)]
+
+
 def _transformer(config: ViTConfig) -> list[tuple[str, str]]:
     encoder, position = config.encoder, config.position
     learned = ", ".join(config.tokens) or "none"
@@ -121,9 +130,16 @@ def _resnet(config: BiTConfig) -> list[tuple[str, str]]:
     return [
         ("units", f"{'-'.join(map(str, trunk.layers))}, pre-activation bottlenecks; the first {trunk.width} wide"),
         ("details", f"GroupNorm epsilon {trunk.norm_eps:g}, standardised kernels"),
-        ("images", _images(config)),
         ("root", f"{config.root}{' and a maximum over 3x3' if config.root == '7x7' else ', stride 1'}"),
-        ("map", f"{size_text(config.grid)} of {config.width} channels, of which the head sees the mean"),
+    ]
+
+
+def _efficientnet(config: EfficientNetConfig) -> list[tuple[str, str]]:
+    stages = "-".join(str(stage.layers) for stage in config.stages)
+    scale = f"B0 {config.times_wide:g} times as wide and {config.times_deep:g} times as deep"
+    return [
+        ("blocks", f"{stages}, inverted bottlenecks with squeeze-and-excitation: {scale}"),
+        ("details", f"BatchNorm epsilon {config.norm_eps:g}"),
     ]
 
 

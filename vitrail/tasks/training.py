@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitrail.config import Architecture, ViTConfig
 from vitrail.data.order import steps_per_epoch
+from vitrail.data.views import Policy
 from vitrail.errors import UserError
 from vitrail.model.build import Model
 from vitrail.model.lora import add_lora
@@ -64,6 +66,9 @@ def choose_method(settings: FinetuneSettings, photos: int, classes: int, images_
     return "full", f"there are photos enough to train the model itself, and {work}"
 
 
+NO_LORA = "LoRA adapts attention, which a CNN has not: choose full, layers:K, probe or knn."
+
+
 @dataclass(frozen=True)
 class Course:
     """How a training method goes about it."""
@@ -79,12 +84,12 @@ class Course:
         """Leave to learn what the method trains, with low-rank matrices put in for LoRA; returns how many numbers.
 
         Raises:
-            UserError: the model has fewer than K blocks.
+            UserError: the model has fewer than K blocks, or no attention for LoRA to adapt.
         """
         if self.lora is None:
             return train_only(model, model.depth, lowest_trained(self.method, model.config.layers))
         if not isinstance(model, VisionTransformer):
-            raise UserError("LoRA adapts attention, which a ResNet has not: choose --method full or layers:K.")
+            raise UserError(NO_LORA)
         add_lora(model, self.lora.of_rank(int(self.method.partition(":")[2])), self.settings.seed)
         return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
@@ -125,6 +130,20 @@ def tune(usual: TrainSettings, tuning: Mapping[str, Any]) -> tuple[TrainSettings
         )
     settings, augmentation, lora = changed([usual, Augmentation(), Lora()], tuning)
     return settings, augmentation, lora
+
+
+def check_method(method: str, augmentation: Augmentation, config: Architecture) -> None:
+    """Raise UserError for what a model cannot be asked to do, before any work is done."""
+    lowest_trained(method, config.layers)
+    if method.startswith("lora") and not isinstance(config, ViTConfig):
+        raise UserError(NO_LORA)
+    check_views(augmentation, config)
+
+
+def check_views(policy: Policy, config: Architecture) -> None:
+    """Raise UserError where patches are to be dropped of a model that has none."""
+    if isinstance(policy, Augmentation) and policy.drop_patches and not isinstance(config, ViTConfig):
+        raise UserError("Only a Vision Transformer has patches to leave out: set drop_patches to 0.")
 
 
 def lowest_trained(method: str, layers: int) -> int:

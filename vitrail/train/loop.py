@@ -90,6 +90,7 @@ def train(
             "This objective compares the samples of a batch, so none may be cut and no sample may stand in it twice: "
             "set accumulate and repeats to 1."
         )
+    check_pieces(state.model, settings)
     if settings.on_spike == "rollback" and folder is None:
         raise UserError("Going back to a checkpoint needs a folder for them: name one.")
     data = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
@@ -119,6 +120,15 @@ def train(
             if state.undo():
                 run.save(state)
             raise
+
+
+def check_pieces(model: nn.Module, settings: TrainSettings) -> None:
+    """Raise UserError if batches are to be computed in pieces by a model that standardises by its batch."""
+    if settings.accumulate > 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+        raise UserError(
+            "The model has BatchNorm, to which a batch in pieces is other batches: set accumulate to 1, or choose a "
+            "model with GroupNorm or LayerNorm."
+        )
 
 
 Batch = tuple[int, list[int], Iterator[tuple[list[int], Tensor]]]

@@ -172,6 +172,8 @@ class Dialect(ABC):
 class TwoWay(Dialect):
     """A dialect that is written as well as read."""
 
+    of: tuple[type[Any], ...] = (ViTConfig,)
+    """Kinds of architectures it has names for."""
     suffix: str = ""
     """Of the file it writes; empty: a folder."""
     lost: tuple[str, ...] = ()

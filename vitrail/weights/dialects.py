@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from vitrail.config import suggestion
+from vitrail.config import Architecture, ViTConfig, suggestion
 from vitrail.errors import UserError
 from vitrail.weights.dialect import Checkpoint, Dialect, Found, TwoWay
+from vitrail.weights.efficientnets import TimmEfficientNet, TorchvisionEfficientNet
 from vitrail.weights.google import Google
 from vitrail.weights.huggingface import HuggingFace
 from vitrail.weights.originals import ORIGINALS
+from vitrail.weights.resnets import GoogleBiT, TimmBiT
 from vitrail.weights.timm import Timm
 from vitrail.weights.torchvision import Torchvision
 
-DIALECTS: tuple[Dialect, ...] = (Google(), HuggingFace(), Torchvision(), *ORIGINALS, Timm())
+DIALECTS: tuple[Dialect, ...] = (
+    *(Google(), GoogleBiT(), HuggingFace(), Torchvision(), TorchvisionEfficientNet(), *ORIGINALS),
+    *(TimmBiT(), TimmEfficientNet(), Timm()),
+)
 """In the order they are asked: timm, whose names others share, last."""
 
 
@@ -34,15 +39,23 @@ def understand(found: Found) -> Checkpoint:
     )
 
 
-def written(name: str) -> TwoWay:
+def written(name: str, architecture: Architecture | None = None) -> TwoWay:
     """The dialect of a name such as ``timm``, to write in.
 
+    Args:
+        architecture: what is to be written; None: a Vision Transformer.
+
     Raises:
-        UserError: there is none, or Vitrail only reads it.
+        UserError: there is none, Vitrail only reads it, or it has no names for such a model.
     """
-    writers = {entry.name: entry for entry in DIALECTS if isinstance(entry, TwoWay)}
-    if name in writers:
-        return writers[name]
+    writers = [entry for entry in DIALECTS if isinstance(entry, TwoWay)]
+    if own := [entry for entry in writers if entry.name == name]:
+        kind = ViTConfig if architecture is None else type(architecture)
+        fitting = [entry for entry in own if kind in entry.of]
+        if not fitting:
+            raise UserError(f"{name} has no words for such a CNN: write it as vitrail, which says everything.")
+        return fitting[0]
+    names = list(dict.fromkeys(entry.name for entry in writers))
     if any(entry.name == name for entry in DIALECTS):
-        raise UserError(f"Vitrail reads {name} but does not write it: choose {', '.join(writers)} or vitrail.")
-    raise UserError(f"There is no library {name!r} to write for{suggestion(name, [*writers, 'vitrail'])}.")
+        raise UserError(f"Vitrail reads {name} but does not write it: choose {', '.join(names)} or vitrail.")
+    raise UserError(f"There is no library {name!r} to write for{suggestion(name, [*names, 'vitrail'])}.")

@@ -79,7 +79,7 @@ def load_weights(
         native, tensors, fates = _random("ViT-S/16" if architecture is None else architecture, image_size, patch, heads)
     else:
         native, tensors, fates = _read(source, name, heads, architecture, image_size, progress)
-    tensors = {key: tensor.float() for key, tensor in tensors.items()}
+    tensors = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     size = image_size or native.preprocessing.size
     old = native.architecture
     config: Architecture
@@ -197,9 +197,14 @@ def _refuse(architecture: str | None, name: str) -> None:
 def _random(
     name: str, image_size: Size | None, patch: Size | None, heads: int | None
 ) -> tuple[_Native, dict[str, Tensor], list[Fate]]:
-    config = _with_heads(named(name, image_size), heads)
-    if patch is not None:
-        config = replace(transformer(config, "A patch size"), patch=patch)
+    config = named(name)
+    if isinstance(config, ViTConfig):  # both at once: either alone may not go with the other's usual value
+        config = replace(config, image_size=image_size or config.image_size, patch=patch or config.patch)
+    elif patch is None:
+        config = named(name, image_size)
+    else:
+        config = transformer(config, "A patch size")
+    config = _with_heads(config, heads)
     tensors = dict(build(config).state_dict())
     fates = [Fate(tensor, "new", "random, nothing was learned yet") for tensor in tensors]
     return _Native(config, Preprocessing(config.image_size), (), {"source": "none"}), tensors, fates

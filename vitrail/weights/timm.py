@@ -14,9 +14,7 @@ from vitrail.config import (
     IMAGENET_STD,
     SIZES,
     EncoderConfig,
-    Fit,
     HeadConfig,
-    Interpolation,
     MLPKind,
     ModelCard,
     Part,
@@ -42,12 +40,19 @@ from vitrail.weights.dialect import (
     Rule,
     TwoWay,
     averaged_heads,
-    named_classes,
     same,
     sayable,
     translate_back,
 )
 from vitrail.weights.store import write_json, write_tensors
+from vitrail.weights.timm_card import (
+    arguments_of,
+    class_names_of,
+    classes_of,
+    preprocessing_of,
+    pretrained_of,
+    settings_of,
+)
 
 _SIZE_NAMES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H", "giant": "g"}
 _NAME = re.compile(
@@ -57,8 +62,6 @@ _NAME = re.compile(
 _KNOWN = [f"vit_{size}_patch16_224" for size in _SIZE_NAMES if size != "giant"] + [
     f"vit_{size}_patch14_{kind}" for kind in ("dinov2", "reg4_dinov2") for size in ("small", "base", "large", "giant")
 ]
-_FITS: dict[str, Fit] = {"center": "crop", "squash": "squash"}
-_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 _GELU: dict[str, MLPKind] = {"gelu": "gelu", "gelu_tanh": "gelu-tanh"}
 _POOLING: dict[str, tuple[Part, ...]] = {"token": ("class",), "": ("class",), "avg": ("mean",)}
 # Arguments of timm's constructor that are read here, and those of no effect on a trained model's answers.
@@ -127,10 +130,8 @@ _WORDS: dict[str, tuple[Any, ...]] = {
 
 
 def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpoint:
-    arguments = dict(settings.get("model_args") or {})
-    if odd := [key for key in arguments if key not in (*_READ, *_IDLE)]:
-        raise UserError(f"This {name} was made with {odd[0]}={arguments[odd[0]]!r}, which Vitrail cannot honour.")
-    pretrained = {**settings, **(settings.get("pretrained_cfg") or {})}
+    arguments = arguments_of(name, settings, (*_READ, *_IDLE))
+    pretrained = pretrained_of(settings)
     match, tensors = parse_name(name), found.tensors
     size = _SIZE_NAMES[match["size"]]
     layers, width, mlp_width, heads = SIZES[size]
@@ -144,13 +145,7 @@ def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpo
     pooling = str(settings.get("global_pool", arguments.get("global_pool", "token")))
     if pooling not in _POOLING:
         raise UserError(f"This {name} pools by {pooling!r}; Vitrail reads timm's 'token' and 'avg'.")
-    classifier = tensors.get("head.weight")
-    told = settings.get("num_classes")
-    if classifier is not None and told is not None and told != len(classifier):
-        raise UserError(
-            f"The configuration of this {name} says num_classes={told}, but its classifier tells {len(classifier)} "
-            "apart: one of the two files is another model's."
-        )
+    classes = classes_of(name, settings, tensors.get("head.weight"))
     distilled = match["distilled"] is not None
     registers = int(arguments.get("reg_tokens", 0) or match["registers"] or 0)
     tokens: tuple[Token, ...] = ("class",) if arguments.get("class_token", True) else ()
@@ -179,16 +174,20 @@ def _understand(name: str, settings: Mapping[str, Any], found: Found) -> Checkpo
         head=HeadConfig(
             parts=("class", "distillation") if distilled else _POOLING[pooling],
             norm="pooled" if "fc_norm.weight" in tensors else "tokens",
-            classes=0 if classifier is None else len(classifier),
+            classes=classes,
         ),
     )
-    names = pretrained.get("label_names") or ()
-    if isinstance(names, Mapping):  # from a class's number, as JSON has it, to its name
-        names = [names.get(str(number), number) for number in range(len(names))]
+    imagenet = match["family"] == "deit" or match["dinov2"]
+    usual = Preprocessing(
+        native,
+        crop_fraction=1.0 if match["dinov2"] else 0.9,
+        mean=IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5),
+        std=IMAGENET_STD if imagenet else (0.5, 0.5, 0.5),
+    )
     return Checkpoint(
         architecture=architecture,
-        preprocessing=_preprocessing(match, pretrained, native),
-        class_names=named_classes(names, architecture.head.classes),
+        preprocessing=preprocessing_of(pretrained, usual),
+        class_names=class_names_of(pretrained, classes),
         provenance={**found.provenance, "dialect": "timm", "architecture": name},
         tensors=tensors,
         rules=rules(architecture),
@@ -215,23 +214,6 @@ def _native_size(match: re.Match[str], arguments: Mapping[str, Any], settings: M
     if settings.get("input_size"):
         return parse_size(settings["input_size"][1:])
     return parse_size(int(match["image"] or (518 if match["dinov2"] else 224)))
-
-
-def _preprocessing(match: re.Match[str], settings: Mapping[str, Any], native: Size) -> Preprocessing:
-    imagenet = match["family"] == "deit" or match["dinov2"]
-    fit, interpolation = settings.get("crop_mode", "center"), settings.get("interpolation", "bicubic")
-    if fit not in _FITS or interpolation not in _INTERPOLATIONS:
-        raise UserError(
-            f"Vitrail does not have timm's preprocessing crop_mode={fit!r}, interpolation={interpolation!r}."
-        )
-    return Preprocessing(
-        size=parse_size(settings["input_size"][1:]) if settings.get("input_size") else native,
-        fit=_FITS[fit],
-        crop_fraction=float(settings.get("crop_pct", 1.0 if match["dinov2"] else 0.9)),
-        interpolation=interpolation,
-        mean=tuple(settings.get("mean", IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5))),
-        std=tuple(settings.get("std", IMAGENET_STD if imagenet else (0.5, 0.5, 0.5))),
-    )
 
 
 def rules(config: ViTConfig) -> list[Rule]:
@@ -274,7 +256,7 @@ def _kinds(config: ViTConfig) -> tuple[str, ...]:
 
 def _settings(card: ModelCard) -> dict[str, Any]:
     """A ``config.json``: the nearest architecture by name, and every argument in which the model departs from it."""
-    config, how = transformer(card.architecture, "timm's dialect"), card.preprocessing
+    config = transformer(card.architecture, "timm's dialect")
     encoder, head = config.encoder, config.head
     pooling = "avg" if head.parts == ("mean",) else "token"
     name = "deit_base_distilled_patch16_224" if "distillation" in config.tokens else "vit_base_patch16_224"
@@ -297,26 +279,7 @@ def _settings(card: ModelCard) -> dict[str, Any]:
         "global_pool": pooling,
         **({"act_layer": "gelu_tanh"} if encoder.mlp == "gelu-tanh" else {}),
     }
-    return {
-        "architecture": name,
-        "num_classes": head.classes,
-        "num_features": encoder.width,
-        "global_pool": pooling,
-        "model_args": arguments,
-        "pretrained_cfg": {
-            "num_classes": head.classes,
-            "input_size": [config.channels, *how.size],
-            "pool_size": None,
-            "crop_pct": how.crop_fraction,
-            "crop_mode": "center" if how.fit == "crop" else "squash",
-            "interpolation": how.interpolation,
-            "mean": list(how.mean),
-            "std": list(how.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            **({"label_names": list(card.class_names)} if card.class_names else {}),
-        },
-    }
+    return settings_of(card, name, pooling, arguments, "patch_embed.proj", "head")
 
 
 def _ratio(width: int, hidden: int) -> float:
