@@ -270,25 +270,58 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
 
 @canvas.styled
 def draw(found: Search) -> Any:
-    """Accuracy against speed, with the front."""
-    drawn, axes = canvas.figure(1, 1, size=(6.2, 3.8))
-    known = [trial for trial in found.trials if trial.loss is not None]
+    """Accuracy against speed, with the front; below, the speeds of ways that were too slow to be judged."""
+    drawn, axes = canvas.figure(1, 1, size=(6.6, 3.8))
+    best = found.best.runtime
+    known = [trial for trial in found.trials if trial.loss is not None and not _variant_of(trial.runtime, best)]
+    middle = max((trial.speed for trial in found.trials), default=0.0) / 2
     for trial in known:
-        _point(axes[0], trial, trial is found.best or trial.runtime == found.best.runtime)
-    front = sorted(found.front(), key=lambda one: one.speed)
+        _point(axes[0], trial, trial.runtime == best, left=trial.speed > middle)
+    front = sorted((one for one in found.front() if one in known), key=lambda one: one.speed)
     axes[0].plot([one.speed for one in front], [_percent(one) for one in front], color=canvas.BLUE, lw=1, zorder=1)
+    for speed, names in _unjudged(found, middle / 30).items():
+        axes[0].annotate("|", (speed, 0.0), xycoords=axes[0].get_xaxis_transform(), ha="center", color=canvas.SOFT)
+        axes[0].annotate(
+            names, (speed, 0.0), (0, 12), xycoords=axes[0].get_xaxis_transform(), textcoords="offset points",
+            rotation=90, fontsize=6, ha="center", color=canvas.SOFT,
+        )  # fmt: skip
     axes[0].set(title="Ways to run it", xlabel="pictures a second", ylabel="accuracy, %")
-    axes[0].margins(x=0.2, y=0.15)
+    axes[0].margins(x=0.1, y=0.35)
+    axes[0].set_xlim(left=0.0)
     return drawn
 
 
-def _point(axes: Any, trial: Trial, best: bool) -> None:
+def _unjudged(found: Search, near: float) -> dict[float, str]:
+    """Speed -> the ways of about that speed whose accuracy nobody asked for."""
+    rows: dict[float, str] = {}
+    for trial in sorted(found.trials, key=lambda one: one.speed):
+        if trial.loss is None:
+            last = next(reversed(rows), None)
+            if last is not None and trial.speed - last < near:
+                rows[last] += f", {trial.runtime.name}"
+            else:
+                rows[trial.speed] = trial.runtime.name
+    return rows
+
+
+def _variant_of(runtime: Runtime, best: Runtime) -> bool:
+    """Whether it is the best in other batches or threads, which gives the same answers."""
+    return runtime != best and replace(runtime, batch_size=best.batch_size, threads=best.threads) == best
+
+
+def _point(axes: Any, trial: Trial, best: bool, left: bool) -> None:
     assert trial.loss is not None
     colour = canvas.RUBY if best else canvas.BLUE
     reach = [[max(0.0, trial.loss.high - trial.loss.points)], [max(0.0, trial.loss.points - trial.loss.low)]]
     axes.errorbar([trial.speed], [_percent(trial)], reach, fmt="o", color=colour, ms=5, capsize=2)
     axes.annotate(
-        trial.runtime.name, (trial.speed, _percent(trial)), (4, 5), textcoords="offset points", fontsize=7, color=colour
+        trial.runtime.name,
+        (trial.speed, _percent(trial)),
+        (-5 if left else 5, 5),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        fontsize=7,
+        color=colour,
     )
 
 
