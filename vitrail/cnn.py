@@ -6,12 +6,14 @@ which it is: there are no tokens, and for D a CNN has the channels of its last f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from vitrail.errors import UserError
 from vitrail.parts import HeadConfig, Token
 from vitrail.size import Size, check_resolution
 
 
-class Convolutional:
+class Convolutional(ABC):
     """A model whose head pools the mean of its last feature map."""
 
     image_size: Size
@@ -19,14 +21,14 @@ class Convolutional:
     head: HeadConfig
 
     @property
+    @abstractmethod
     def stride(self) -> int:
         """Pixels of the image for one cell of the last feature map, each way."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Channels of the last feature map."""
-        raise NotImplementedError
 
     @property
     def grid(self) -> Size:

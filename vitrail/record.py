@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def _meant(kinds: list[Any], value: Any, where: str) -> Any:
-    """Of several dataclasses the one whose field ``kind`` is the value's; one without that field is meant by none."""
+    """Of several dataclasses the one whose field ``kind`` says what the value's does; without one, the one without."""
     if len(kinds) == 1 or not isinstance(value, Mapping):
         return kinds[0]
     names = [get_args(get_type_hints(one).get("kind"))[:1] for one in kinds]  # the word of a Literal, or nothing

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import vitrail
+from tests.tasks.shades import write_shades
 from vitrail.errors import UserError
 from vitrail.tasks import compare as task
 from vitrail.tasks.compare import Candidate, Comparison, compare
@@ -21,12 +21,7 @@ from vitrail.tasks.compare import Candidate, Comparison, compare
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
     """A model that was trained to tell dark from light, the same untrained, and 12 pictures of each, two the same."""
     folder = tmp_path_factory.mktemp("compare")
-    chance = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (folder / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / name / f"{number:02}.png")
+    write_shades(folder / "photos", 12)
     shutil.copy(folder / "photos" / "dark" / "00.png", folder / "photos" / "dark" / "twin.png")
     for name, steps in (("trained", 30), ("begun", 1)):
         vitrail.pretrain(
@@ -123,6 +118,8 @@ def test_who_cannot_be_told_from_the_best_is_named() -> None:
         ({"models": ("none",), "methods": ("probe",)}, "nothing to compare"),
         ({"methods": ("probe", "ful")}, "no method 'ful'; the nearest is full"),
         ({"minutes": 0.0}, "minutes must be more than 0"),
+        ({"methods": ("knn", "probe")}, "knn is no method to compare by"),
+        ({"methods": ("auto",)}, "auto is no method to compare by"),
         ({"folds": 13}, "fewer than the 13 folds"),
     ],
 )
@@ -133,3 +130,16 @@ def test_what_is_wrong_is_a_sentence(
     with pytest.raises(UserError, match=said):
         compare(photos, tmp_path / "out", **{"models": models, "quiet": True, **options})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_models_whose_paths_differ_by_a_slash_alone_are_two(made: tuple[str, str, Path], tmp_path: Path) -> None:
+    trained, begun, photos = made
+    shutil.copytree(trained, tmp_path / "a" / "b")
+    shutil.copytree(begun, tmp_path / "a-b")
+    models = [str(tmp_path / "a" / "b"), str(tmp_path / "a-b")]
+    found = compare(photos, tmp_path / "out", models, ("probe",), folds=2, quiet=True)
+    assert {one.model for one in found.candidates} == set(models)
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 4
+    next((tmp_path / "out" / "cells").iterdir()).write_text("{")
+    with pytest.raises(UserError, match="cells"):
+        compare(photos, tmp_path / "out", models, ("probe",), folds=2, quiet=True)

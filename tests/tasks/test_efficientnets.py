@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import vitrail
+from tests.tasks.shades import write_shades
 from vitrail import efficientnet
 from vitrail.config import ModelCard, Preprocessing, architecture
 from vitrail.errors import UserError
@@ -27,14 +26,7 @@ NAME = "EfficientNet-B0"
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve dark pictures and twelve light ones."""
-    folder = tmp_path_factory.mktemp("efficientnets")
-    chance = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (folder / name).mkdir()
-        for number in range(12):
-            pixels = chance.integers(0, 100, (32, 32, 3)) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
-    return folder
+    return write_shades(tmp_path_factory.mktemp("efficientnets"), 12, side=32)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,13 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrail
+from tests.tasks.shades import write_shades
 from vitrail.config import BiTConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig, architecture, resnet, variant
 from vitrail.cost import flops, inference_bytes, parameters, training_bytes
 from vitrail.errors import UserError
@@ -31,14 +30,7 @@ NAME = "R14x0.5"
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve dark pictures and twelve light ones."""
-    folder = tmp_path_factory.mktemp("resnets")
-    chance = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (folder / name).mkdir()
-        for number in range(12):
-            pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
-    return folder
+    return write_shades(tmp_path_factory.mktemp("resnets"), 12)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import vitrail
+from tests.tasks.shades import write_shades
 from vitrail.errors import UserError
 from vitrail.runtime.engines import engine
 from vitrail.runtime.in_torch import InTorch
@@ -25,12 +24,7 @@ from vitrail.tasks.running import read_tuned, write_tuned
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model that tells dark from light, and 24 pictures of each."""
     folder = tmp_path_factory.mktemp("tune")
-    chance = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (folder / "photos" / name).mkdir(parents=True)
-        for number in range(24):
-            pixels = chance.integers(0, 100, (16, 16, 3)) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / name / f"{number}.png")
+    write_shades(folder / "photos", 24)
     vitrail.pretrain(
         folder / "photos", folder / "run", objective="supervised", steps=30, batch_size=8, learning_rate=1e-2,
         layers=2, width=24, heads=3, patch=4, resolution=16, quiet=True, tuning={"mixing": 0.0},
@@ -128,7 +122,7 @@ def test_what_is_wrong_is_a_sentence(
 ) -> None:
     if options.get("data") == "one":
         (tmp_path / "one" / "dark").mkdir(parents=True)
-        shutil.copy(made[1] / "dark" / "0.png", tmp_path / "one" / "dark")
+        shutil.copy(made[1] / "dark" / "00.png", tmp_path / "one" / "dark")
         options = {"data": tmp_path / "one"}
     with pytest.raises(UserError, match=words):
         vitrail.tune(**{"model": model, "data": made[1], "quiet": True, **options})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -73,10 +74,12 @@ def lived() -> Callable[[nn.Module], nn.Module]:
     return live
 
 
-def _on_a_par(loaded: Any, theirs: nn.Module, size: tuple[int, int], within: float = 1e-5) -> None:
+def _on_a_par(loaded: Any, theirs: nn.Module, size: tuple[int, int], within: float = 1e-10) -> None:
+    """In float64, where nothing but another computation is seen: in float32, R50's rounding comes to 1e-5."""
     ours = build(loaded.card.architecture.at(size))
     ours.load_state_dict(loaded.tensors)
-    images = torch.randn(2, 3, *size)
+    ours, theirs = ours.double(), copy.deepcopy(theirs).double()
+    images = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = theirs(images)
         assert float(expected.std()) > 1e-3

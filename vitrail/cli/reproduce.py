@@ -11,7 +11,7 @@ from vitrail.cli.options import Quiet
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="An experiment: position-embeddings.")],
+    name: Annotated[str, typer.Argument(help="An experiment, such as position-embeddings; ? lists all.")],
     data: Annotated[Path, typer.Option(help="A folder of {train,test}/<class>/.")],
     out: Annotated[Path, typer.Option(help="The folder of results; finished runs in it are not made again.")] = Path(
         "evidence"

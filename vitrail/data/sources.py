@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrail.config import suggestion
@@ -41,6 +41,8 @@ class Dataset:
     """Where the split came from, such as ``folders train/ and val/``."""
     notes: tuple[str, ...] = ()
     """What was passed over or looks odd, a sentence each."""
+    drawn: bool = False
+    """Whether it was drawn here, for the data have none of their own."""
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Class name -> its pictures in (train, val)."""
@@ -75,7 +77,8 @@ def open_dataset(source: str | Path, val_fraction: float = 0.2, seed: int = 0) -
         named = "folders " + " and ".join(f"{part}/" for part in parts)
     if "" in parts:
         train, val = _split(parts[""], path, val_fraction, seed)
-        return _dataset(train, val, f"stratified, {val_fraction * 100:g} % held out, seed {seed}", path, notes)
+        how = f"stratified, {val_fraction * 100:g} % held out, seed {seed}"
+        return replace(_dataset(train, val, how, path, notes), drawn=True)
     if len(parts) == 1:
         raise UserError(
             f"{path} has no rows of the split {'val' if 'train' in parts else 'train'}: "

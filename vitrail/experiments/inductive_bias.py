@@ -6,6 +6,7 @@ Article 6.2.1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,11 +51,10 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     results = lab.table(runs)
     pictures = sorted(images_below(test_folder(lab.data / data)))
     shown = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    # What is measured is named by how: with other numbers it is measured again.
+    what = f"inductive-bias-{SHIFT:g}-{PICTURES}-{LOOKED_AT}-{SHARE:g}"
     measured = {
-        name: [
-            lab.measured(run, "inductive-bias", lambda model, seed=run.seed: both(model, seed, shown))  # type: ignore[misc]
-            for run in own
-        ]
+        name: [lab.measured(run, what, partial(both, seed=run.seed, pictures=shown)) for run in own]
         for name, own in runs.items()
     }
     return findings(measured, results, data, command)

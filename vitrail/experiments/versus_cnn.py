@@ -22,7 +22,8 @@ STEM = {"small": "1x0.5", "medium": "1-1x0.5", "paper": "3-4-9"}
 """Of the hybrid; it has a token for each cell of the stem's map."""
 LABELLED = 0.5
 """Of each class for Noisy Student; its teacher labels the rest."""
-VIT, HYBRID, RESNET, STUDENT = "ViT", "hybrid", "ResNet", "Noisy Student (ResNet)"
+VIT, HYBRID, RESNET = "ViT", "hybrid", "ResNet"
+TEACHER, STUDENT = "ResNet on part of the labels", "Noisy Student, taught by that"
 BACK = 3
 """Times a forward pass that a training step takes: once forth, twice back."""
 
@@ -49,7 +50,9 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             steps = max(1, round(budget * compute / cost))
             settings = {**begun.settings, "steps": steps, "tuning": _looking(begun.settings["tuning"], steps)}
             runs[family, budget] = [Run(photos, settings, seed) for seed in usual.seeds]
-    runs[STUDENT, BUDGETS[-1]] = _students(lab, data, runs[RESNET, BUDGETS[-1]])
+    students = _students(lab, data, runs[RESNET, BUDGETS[-1]])
+    runs[TEACHER, BUDGETS[-1]] = [own.teacher for own in students if own.teacher is not None]
+    runs[STUDENT, BUDGETS[-1]] = students
     return findings(lab.table(runs), data, command)
 
 
@@ -91,6 +94,10 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
     last = max(leads)
     student = difference(accuracy[VIT, last], accuracy[STUDENT, last])
     least = min(mixed)
+    spent = {key: sum(map(_compute, own)) / len(own) for key, own in results.items()}
+    minutes = {key: sum(one.minutes for one in own) / len(own) for key, own in results.items()}
+    for cost in (spent, minutes):  # a student costs what its teacher did, besides
+        cost[STUDENT, last] += cost[TEACHER, last]
     return Findings(
         name="versus-cnn",
         title="ViT against CNNs by cost",
@@ -114,8 +121,8 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
             [
                 family,
                 "random weights",
-                f"{_compute(own[0]) / 1e15:.2f}",
-                f"{sum(one.minutes for one in own) / len(own):.1f}",
+                f"{spent[family, budget] / 1e15:.2f}",
+                f"{minutes[family, budget]:.1f}",
                 f"{own[0].parameters:,}",
                 f"{own[0].seen:,}",
                 over_seeds(accuracy[family, budget]).percent(),
@@ -138,7 +145,7 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
         draw=lambda: curves(
             "Accuracy by training compute",
             "training PFLOP",
-            [_compute(results[VIT, budget][0]) / 1e15 for budget in leads],
+            [spent[VIT, budget] / 1e15 for budget in leads],
             {family: [accuracy[family, budget] for budget in leads] for family in (VIT, HYBRID, RESNET)},
         ),
         command=command,
@@ -147,6 +154,5 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
 
 
 def _compute(result: Result) -> float:
-    """Of a run and, for a student, of its teacher."""
-    own = BACK * result.flops * result.seen
-    return 2 * own if result.run.get("teacher") else own
+    """Floating-point operations of a run's steps."""
+    return BACK * result.flops * result.seen

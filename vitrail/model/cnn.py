@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from vitrail.config import BiTConfig, EfficientNetConfig, size_text
+from vitrail.config import BiTConfig, EfficientNetConfig
 from vitrail.errors import UserError
-from vitrail.model.heads import Classifier, Pooling
+from vitrail.model.heads import NO_CLASSIFIER, Classifier, Pooling
+from vitrail.model.images import check_images
 
 
 class CNN(nn.Module, ABC):
@@ -25,7 +26,7 @@ class CNN(nn.Module, ABC):
             UserError: the model has no classifier, or the images are not of its size.
         """
         if self.classifier is None:  # before any work is done
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+            raise UserError(NO_CLASSIFIER)
         return self.classify(self.features(images))
 
     def classify(self, features: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ class CNN(nn.Module, ABC):
             UserError: the model has no classifier.
         """
         if self.classifier is None:
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+            raise UserError(NO_CLASSIFIER)
         logits: Tensor = self.classifier(features)
         return logits
 
@@ -71,11 +72,7 @@ class CNN(nn.Module, ABC):
         Raises:
             UserError: the images are not of the model's size.
         """
-        if images.shape[1:] != (self.config.channels, *self.config.image_size):
-            raise UserError(
-                f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
-                f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
-            )
+        check_images(images, self.config)
         return self.staged(images)
 
     @abstractmethod

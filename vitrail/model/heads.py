@@ -11,6 +11,8 @@ from vitrail.config import EncoderConfig, HeadConfig
 from vitrail.model.attention import fused, proportional
 from vitrail.model.encoder import MLP
 
+NO_CLASSIFIER = "This model has no classifier: fine-tune it first, or ask for its features."
+
 
 class AttentionPooling(nn.Module):
     """A learned probe attends to all tokens; an MLP with a residual follows (2106.04560, section 3.2; SigLIP).

@@ -7,10 +7,11 @@ import re
 import torch
 from torch import Tensor, nn
 
-from vitrail.config import ViTConfig, size_text
+from vitrail.config import ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.encoder import Encoder, Trace
-from vitrail.model.heads import Classifier, Pooling, PreLogits
+from vitrail.model.heads import NO_CLASSIFIER, Classifier, Pooling, PreLogits
+from vitrail.model.images import check_images
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.position import Position
 from vitrail.model.resnet import ResNet
@@ -55,7 +56,7 @@ class VisionTransformer(nn.Module):
             UserError: the model has no classifier, or the images are not of its size.
         """
         if self.classifier is None:  # before any work is done
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+            raise UserError(NO_CLASSIFIER)
         return self.classify(self.features(images, trace, kept))
 
     def classify(self, features: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class VisionTransformer(nn.Module):
             UserError: the model has no classifier.
         """
         if self.classifier is None:
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+            raise UserError(NO_CLASSIFIER)
         if self.prelogits is not None:
             features = self.prelogits(features)
         logits: Tensor = self.classifier(features)
@@ -109,11 +110,7 @@ class VisionTransformer(nn.Module):
         Raises:
             UserError: the images are not of the model's size.
         """
-        if images.shape[1:] != (self.config.channels, *self.config.image_size):
-            raise UserError(
-                f"The model takes {self.config.channels} channels of {size_text(self.config.image_size)} pixels, "
-                f"not a batch of shape {tuple(images.shape)}: load it with image_size= to change its resolution."
-            )
+        check_images(images, self.config)
         x: Tensor = self.patches(images if self.stem is None else self.stem(images))  # (B, h w, D)
         return x
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.errors import UserError
 from vitrail.model.build import Model
 from vitrail.model.encoder import Trace
-from vitrail.model.heads import Pooling
+from vitrail.model.heads import NO_CLASSIFIER, Pooling
 from vitrail.model.vision import VisionTransformer
 from vitrail.runtime.device import native_bf16, pick_device
 from vitrail.runtime.plan import Precision
@@ -76,7 +76,7 @@ class Predictor:
             UserError: the model has no classifier.
         """
         if self.model.classifier is None:
-            raise UserError("This model has no classifier: fine-tune it first, or ask for its features.")
+            raise UserError(NO_CLASSIFIER)
         features = self.features(images)
         with torch.inference_mode():
             return features, self.model.classify(features.to(self.device)).float().cpu()

@@ -29,6 +29,7 @@ from vitrail.tasks.classifier import load
 from vitrail.tasks.dry_run import plan
 from vitrail.tasks.features import content_hashes, measured_speed
 from vitrail.tasks.finetune import resume, run
+from vitrail.weights.store import read_json
 
 MODELS = ("dinov2-small", "timm/resnetv2_50x1_bit.goog_in21k")
 METHODS = ("probe", "full")
@@ -155,6 +156,9 @@ def compare(
         raise UserError(f"minutes must be more than 0, not {minutes}.")
     if len(asked.models) * len(asked.methods) < 2:
         raise UserError("There is nothing to compare: name two models, or two methods.")
+    for method in methods:
+        if method in ("auto", "knn"):
+            raise UserError(f"{method} is no method to compare by: name probe, full, layers:K or lora.")
     for model in models:
         for method in methods:
             _settings(asked, model, method)  # a wrong name should not wait for the first training
@@ -163,7 +167,8 @@ def compare(
     _claim(folder, asked)
     for fold in range(folds):
         _write_fold(folder / f"fold-{fold}.csv", samples, [place == fold for place in places], classes)
-    candidates = [_Candidate(folder, asked, model, method, show) for model in models for method in methods]
+    pairs = [(model, method) for model in models for method in methods]
+    candidates = [_Candidate(folder, asked, number, *pair, show) for number, pair in enumerate(pairs, 1)]
     show.say(
         f"{len(candidates)} candidates, {folds} folds of {len(samples)} pictures of {len(classes)} classes: "
         f"{len(candidates) * folds} trainings, of about {minutes:g} minutes where the model itself is trained."
@@ -184,15 +189,16 @@ def compare(
 class _Candidate:
     """A model and a method, and where their trainings are."""
 
-    def __init__(self, folder: Path, asked: Asked, model: str, method: str, show: Show) -> None:
+    def __init__(self, folder: Path, asked: Asked, number: int, model: str, method: str, show: Show) -> None:
         self.folder, self.asked, self.model, self.method, self.show = folder, asked, model, method, show
-        self.plain = "".join(letter if letter.isalnum() else "-" for letter in f"{model} {method}")
+        # Numbered, since two paths may be alike but for their slashes.
+        self.plain = "".join(letter if letter.isalnum() else "-" for letter in f"{number} {model} {method}")
 
     def cell(self, fold: int) -> Cell:
         """The training without one fold, made if it is not there."""
         path = self.folder / CELLS / f"{self.plain}-{fold}.json"
         if path.is_file():
-            return from_dict(Cell, json.loads(path.read_text("utf-8")), str(path))
+            return from_dict(Cell, read_json(path), str(path))
         self.show.say(f"{self.model}, {self.method}, fold {fold + 1} of {self.asked.folds}.")
         made = self._make(fold)
         with new_file(path) as beside:
@@ -214,7 +220,7 @@ class _Candidate:
 
     def _make(self, fold: int) -> Cell:
         start, out = time.perf_counter(), self._run(fold)
-        epochs = None if self.method in ("probe", "knn") else self._epochs()
+        epochs = None if self.method == "probe" else self._epochs()
         settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(fold)), epochs=epochs)
         if unfinished(out):
             result = resume(out, quiet=True)
@@ -243,7 +249,7 @@ class _Candidate:
             fit = max(1, round(60 * self.asked.minutes / found.training_seconds))
             with new_file(path) as beside:
                 beside.write_text(json.dumps({"epochs": fit, "seconds_each": found.training_seconds}) + "\n", "utf-8")
-        return int(json.loads(path.read_text("utf-8"))["epochs"])
+        return int(read_json(path)["epochs"])
 
 
 def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
@@ -263,8 +269,8 @@ def _claim(folder: Path, asked: Asked) -> None:
     """
     path = folder / SETTINGS
     if path.is_file():
-        before, now = json.loads(path.read_text("utf-8")), json.loads(json.dumps(to_dict(asked)))
-        for name, value in now.items():
+        before = read_json(path)
+        for name, value in to_dict(asked).items():
             if before.get(name) != value:
                 raise UserError(
                     f"{folder} holds a comparison with {name} {before.get(name)}, not {value}: choose another --out."
@@ -306,7 +312,7 @@ def _left_out(path: Path) -> list[str]:
 
 def _members(dataset: Dataset) -> tuple[Sample, ...]:
     """All pictures, or those to train on where the data say which are held out."""
-    return (*dataset.train, *dataset.val) if dataset.split.startswith("stratified") else dataset.train
+    return (*dataset.train, *dataset.val) if dataset.drawn else dataset.train
 
 
 def _in_place(folder: Path, cells: Sequence[Cell], places: Sequence[int]) -> np.ndarray:

@@ -130,10 +130,11 @@ def _watched(model: CNN, images: Tensor, found: dict[str, Tensor]) -> Tensor:
         block.register_forward_hook(reference.receiver(found, f"block {layer}"))
         for layer, block in enumerate(model.blocks())
     ]
-    features = model.features(images)
-    for hook in hooks:
-        hook.remove()
-    return features
+    try:
+        return model.features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def difference(where: str, a: Tensor, b: Tensor) -> Difference:

@@ -140,7 +140,7 @@ def _part(name: str) -> str:
 
 
 def _forth(q: torch.Size, k: torch.Size, v: torch.Size) -> int:
-    """Operations of fused attention's logits, and of what they weigh."""
+    """Operations of fused attention, q (B, K, n, D/K), k and v (B, K, N, D/K): the logits, and what they weigh."""
     return 2 * math.prod(q) * k[-2] + 2 * math.prod(q[:-1]) * math.prod(v[-2:])
 
 
