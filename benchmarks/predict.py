@@ -4,7 +4,7 @@
 weights (made by transformers, with 1,000 classes) and the same batch, and is timed on the same photos, a part of them
 each round, one way after the other; medians over the rounds:
 
-- model: what ``vitrail predict --runtime openvino:bf16`` runs, on a batch that is in memory already
+- model: what ``vitrail predict --runtime openvino:int8`` runs (``--runtime``), on a batch that is in memory already
 - predict: ``Classifier.predict``, from the files, by the same runtime
 - transformers: its pipeline ``image-classification``, as it comes
 - timm: a loop over its model, its transform for that model, and a DataLoader with 2 workers
@@ -44,6 +44,8 @@ from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
+from vitrail.runtime.engines import engine
+from vitrail.runtime.plan import parse
 
 Way = Callable[[Sequence[Path]], int]
 """Photos -> how many were classified."""
@@ -51,6 +53,9 @@ Way = Callable[[Sequence[Path]], int]
 TIMM = {"ViT-Ti/16": "tiny", "ViT-S/16": "small", "ViT-B/16": "base"}
 WIDTHS = {"ViT-Ti/16": (192, 3), "ViT-S/16": (384, 6), "ViT-B/16": (768, 12)}
 """Width and heads; all have 12 layers, and an MLP four times as wide."""
+
+RANGES = 64
+"""Photos that int8 takes its ranges from, as many as ``vitrail tune`` takes."""
 
 SQUASHED = Preprocessing(fit="squash", crop_fraction=1.0, interpolation="bilinear")
 """What transformers' ViT does."""
@@ -65,7 +70,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--commands", type=int, default=1, help="how many turns of whole commands")
-    parser.add_argument("--runtime", default="openvino:bf16", help="Vitrail's")
+    parser.add_argument("--runtime", default="openvino:int8", help="Vitrail's")
     parser.add_argument("--one", nargs=3, metavar=("WAY", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -87,6 +92,7 @@ def main() -> None:
         findings["decoding"] = decoding(photos, large, asked.decoded)
         for model in asked.models:
             make_model(model, folder)
+            make_ours(model, folder, asked.runtime, photos)
             found = in_this_process(model, folder, photos, asked)
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
@@ -127,6 +133,21 @@ def make_model(name: str, folder: Path) -> None:
     ViTImageProcessor().save_pretrained(folder / name)
 
 
+def make_ours(name: str, folder: Path, runtime: str, photos: Sequence[Path]) -> None:
+    """The same as Vitrail's folder; int8 is built beside it as ``vitrail tune`` does, with ranges from ``RANGES`` photos."""
+    import vitrail
+
+    classifier = vitrail.load(folder / name, runtime="eager:fp32", quiet=True)
+    saved = classifier.save(_ours(folder, name))
+    if parse(runtime).precision == "int8":
+        shown = torch.stack([load_picture(path, classifier.card.preprocessing) for path in photos[:RANGES]])
+        engine(classifier.model, parse(runtime), shown, saved)
+
+
+def _ours(folder: Path, name: str) -> Path:
+    return folder / f"{name}, by Vitrail"
+
+
 def ways(model: str, folder: Path, batch_size: int, runtime: str) -> dict[str, Way]:
     """Each way to classify photos, made when first called."""
     made: dict[str, Way] = {}
@@ -140,7 +161,7 @@ def ways(model: str, folder: Path, batch_size: int, runtime: str) -> dict[str, W
         return call
 
     return {
-        "predict": first("predict", lambda: _vitrail(folder / model, batch_size, runtime)),
+        "predict": first("predict", lambda: _vitrail(_ours(folder, model), batch_size, runtime)),
         "transformers": first("transformers", lambda: _transformers(folder / model, batch_size)),
         "timm": first("timm", lambda: _timm(f"vit_{TIMM[model]}_patch16_224", batch_size)),
     }
@@ -195,7 +216,7 @@ def in_this_process(
     import vitrail
 
     batch_size, rounds = asked.batch_size, asked.rounds
-    classifier = vitrail.load(folder / model, runtime=asked.runtime, quiet=True)
+    classifier = vitrail.load(_ours(folder, model), runtime=asked.runtime, quiet=True)
     predictor = classifier.predictor
     held = torch.stack([load_picture(path, classifier.card.preprocessing) for path in photos[:batch_size]])
 
@@ -233,7 +254,7 @@ def as_commands(model: str, folder: Path, photos: int, asked: argparse.Namespace
     # What the peers' users have: no setting but their own.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     batch = ["--batch-size", str(asked.batch_size)]
-    ours = [sys.executable, "-m", "vitrail.cli.main", "predict", str(folder / model), str(folder / "photos"), *batch]
+    ours = [sys.executable, "-m", "vitrail.cli.main", "predict", str(_ours(folder, model)), str(folder / "photos"), *batch]
     ours += ["--runtime", asked.runtime]
     commands = {"vitrail predict": ours}
     for name in ("transformers", "timm"):
