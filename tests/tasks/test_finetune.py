@@ -172,6 +172,22 @@ def test_too_many_unreadable_pictures_stop_the_run(photos: Path, tmp_path: Path)
         vitrail.finetune(copy, tmp_path / "out", **TOY, max_unreadable=0.5)
 
 
+def test_labels_that_were_mixed_up_give_chance_and_a_warning(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every colour has as much of every label."""
+    pictures = sorted(photos.glob("*/*/*.png"))
+    rows = [f"{path},{'abc'[int(path.stem) % 3]},{path.parent.parent.name}" for path in pictures]
+    (tmp_path / "mixed.csv").write_text("\n".join(["path,label,split", *rows]))
+    run = vitrail.finetune(tmp_path / "mixed.csv", tmp_path / "run", **TOY | {"quiet": False})
+    assert run.evaluation.interval[0] < 1 / 3 < run.evaluation.interval[1]
+    warning = "cannot be told from always answering the commonest class"
+    assert warning in capsys.readouterr().err
+    run = vitrail.finetune(photos, tmp_path / "other", **TOY | {"quiet": False})
+    assert warning not in capsys.readouterr().err
+    assert run.evaluation.commonest == pytest.approx(1 / 3)
+
+
 def test_pictures_in_both_parts_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)

@@ -66,6 +66,11 @@ class Evaluation:
     abstention: tuple[Abstention, ...]
     """At about each of ``COVERAGES``, by the softmax confidence; chosen and measured on the same images."""
 
+    @property
+    def commonest(self) -> float:
+        """The accuracy of always answering the commonest class, which takes no model."""
+        return max(entry.total for entry in self.per_class) / self.images
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples become lists."""
         record = asdict(self)

@@ -161,5 +161,10 @@ def show_evaluation(
     if images_per_second is not None:
         facts.append(("speed", f"{images_per_second:.1f} images a second"))
     show.facts(facts)
+    if evaluation.interval[0] <= evaluation.commonest:
+        show.warn(
+            f"That cannot be told from always answering the commonest class ({percent(evaluation.commonest)}): the "
+            "labels may be mixed up, the pictures too few, or the model has not learned yet."
+        )
     for path, reason in unreadable:
         show.warn(f"{path}: not read: {reason}")
