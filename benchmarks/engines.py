@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.inference import MERGED
-from benchmarks.results_file import RESULTS, record
+from benchmarks.results_file import PERFORMANCE, RESULTS, record
 from benchmarks.self_supervision import write_table
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import write_section
+from vitrail.experiments.findings import table, write_section
 from vitrail.experiments.run import packed
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
@@ -48,7 +48,6 @@ BATCH = 32
 CALIBRATION = 64
 CELLS = RESULTS / "engines"
 RUNS = Path(os.environ.get("VITRAIL_RUNS", "runs")) / "engines"
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def main() -> None:
     named = {word for word in sys.argv[1:] if word not in SETS}
     for which in sets:
         run(which, data, named)
-    write_section(PAGE, "engines", table())
+    write_section(PERFORMANCE, "engines", section())
 
 
 def run(which: str, data: Path, wanted: set[str]) -> None:
@@ -129,7 +128,7 @@ def _images(classifier: Classifier, paths: list[Path], size: int) -> Iterator[Te
     return (batch.images for batch in batches(paths, classifier.card.preprocessing, size))
 
 
-def table() -> str:
+def section() -> str:
     """In Markdown."""
     lines: list[str] = []
     for which, (name, resolution, _) in SETS.items():
@@ -139,16 +138,20 @@ def table() -> str:
             continue
         truth = next(cell for cell in found if cell["way"] == REFERENCE)
         lines += [f"{truth['images']:,} pictures of {name} at {resolution} pixels, against {REFERENCE}:", ""]
-        lines += [
-            "| way | top-1 | points lost (95 %) | same class | logits apart: mean, largest |",
-            "|---|---|---|---|---|",
-        ]
+        rows = []
         for cell in found:
             lost, low, high = (100 * value for value in paired_bootstrap(_right(truth), _right(cell)))
-            lines.append(
-                f"| {cell['way']} | {100 * cell['top1']:.2f} % | {lost:+.2f} ({low:+.2f} to {high:+.2f}) | "
-                f"{100 * cell['agreement']:.2f} % | {cell['mean']:.2g}, {cell['largest']:.2g} |"
+            rows.append(
+                [
+                    cell["way"],
+                    f"{100 * cell['top1']:.2f} %",
+                    f"{lost:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{100 * cell['agreement']:.2f} %",
+                    f"{cell['mean']:.2g}, {cell['largest']:.2g}",
+                ]
             )
+        header = ["way", "top-1", "points lost (95 %)", "same class", "logits apart: mean, largest"]
+        lines.append(table(header, rows))
         lines += ["", f"Logits deviate by {truth['deviation']:.2g} from their mean.", ""]
     return "\n".join(lines).rstrip()
 

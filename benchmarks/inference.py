@@ -41,9 +41,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results_file import RESULTS, record
+from benchmarks.results_file import PERFORMANCE, RESULTS, record
 from vitrail.config import variant
-from vitrail.experiments.findings import write_section
+from vitrail.experiments.findings import table, write_section
 from vitrail.model.build import build
 from vitrail.runtime import onnxruntime, openvino
 from vitrail.runtime.device import native_bf16
@@ -63,7 +63,6 @@ MERGED: dict[str, tuple[float, Kind]] = {
 """How much is merged, and where."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 MARGIN = 0.15
-DOCS = Path(__file__).parents[1] / "docs"
 Way = Callable[[], object]
 
 
@@ -77,7 +76,7 @@ def main() -> None:
         for cell in named or cells:
             if named or not _file(cell).is_file():
                 record(f"inference/{_file(cell).stem}", _in_a_process(cell))
-    write_section(DOCS / "performance.md", "inference", table([cell for cell in cells if _file(cell).is_file()]))
+    write_section(PERFORMANCE, "inference", tables([cell for cell in cells if _file(cell).is_file()]))
 
 
 def measure(cell: str) -> dict[str, Any]:
@@ -208,24 +207,24 @@ def check(cell: str) -> str | None:
     return f"slower against the peers: {'; '.join(fallen)}" if fallen else None
 
 
-def table(cells: list[str]) -> str:
+def tables(cells: list[str]) -> str:
     """In Markdown: speeds, and ratios to the fastest peer."""
     if not cells:
         return "Not measured yet: `python -m benchmarks.inference` fills this in."
     found = {cell: json.loads(_file(cell).read_text())["findings"]["pictures_per_second"] for cell in cells}
     names = list(dict.fromkeys(name for speeds in found.values() for name in speeds))
     head = [cell.replace(":", ", ") for cell in cells]
-    lines = ["Pictures a second at 224 pixels, by batch:", "", _row(["", *head]), _row(["---"] * (len(cells) + 1))]
-    lines += [_row([name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)]) for name in names]
+    speeds = [[name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)] for name in names]
     own = {cell: ratios(found[cell]) for cell in cells}
-    lines += ["", "Vitrail to the fastest peer, at each precision, and merged to the fastest peer at any:", ""]
-    lines += [_row(["", *head]), _row(["---"] * (len(cells) + 1))]
-    lines += [_row([name, *(f"{own[cell][name]:.2f}" for cell in cells)]) for name in own[cells[0]]]
-    return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    compared = [[name, *(f"{own[cell][name]:.2f}" for cell in cells)] for name in own[cells[0]]]
+    return "\n\n".join(
+        [
+            "Pictures a second at 224 pixels, by batch:",
+            table(["", *head], speeds),
+            "Vitrail to the fastest peer, at each precision, and merged to the fastest peer at any:",
+            table(["", *head], compared),
+        ]
+    )
 
 
 def _file(cell: str) -> Path:

@@ -25,7 +25,7 @@ from benchmarks.imagenette import WEIGHTS, labelled_table, write_draws
 from benchmarks.results_file import RESULTS, record
 from vitrail.cache import cache_dir
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import write_section
+from vitrail.experiments.findings import table, write_section
 from vitrail.report.terminal import duration, percent
 from vitrail.tasks.classifier import load
 from vitrail.tasks.finetune import finetune
@@ -74,21 +74,18 @@ def one(method: str, source: str = "", out: str = "", epochs: str = "0") -> None
     print(json.dumps({**found, "peak_bytes": _peak()}))
 
 
-def table(findings: Mapping[str, Any]) -> str:
+def section(findings: Mapping[str, Any]) -> str:
     """In Markdown."""
     names = {"knn": "`knn`", "probe": "`probe`", "lora": "`lora`", "full": "`full`"}
-    lines = [
-        "| method | held-out accuracy (95 %) | time | numbers learned | peak memory |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for method, name in names.items():
         row = findings[method]
         accuracy = f"{percent(row['top1'])} ({' to '.join(f'{100 * bound:.1f}' for bound in row['interval'])})"
-        cells = [name, accuracy, duration(60 * row["minutes"]), f"{row['parameters']:,}", _mebibytes(row)]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines.append(
-        f"\nA process that has loaded the model and done nothing else has used {_mebibytes(findings['loading'])}."
-    )
+        rows.append([name, accuracy, duration(60 * row["minutes"]), f"{row['parameters']:,}", _mebibytes(row)])
+    lines = [
+        table(["method", "held-out accuracy (95 %)", "time", "numbers learned", "peak memory"], rows),
+        f"\nA process that has loaded the model and done nothing else has used {_mebibytes(findings['loading'])}.",
+    ]
     for pair in ("lora - probe", "full - probe", "full - lora"):
         better, worse = pair.split(" - ")
         low, high = findings[pair]["interval"]
@@ -127,9 +124,9 @@ if __name__ == "__main__":
         write_draws(Path(os.environ["VITRAIL_DATA"]) / "imagenette-subset", DRAW, draws=1, per_class=50)
     elif sys.argv[1:] == ["--try"]:
         load(WEIGHTS, quiet=True)  # downloads them, so that the minutes are those of the work
-        print(table(main(epochs=1)))
+        print(section(main(epochs=1)))
     else:
         if sys.argv[1:] != ["--table"]:
             load(WEIGHTS, quiet=True)
             print(record("methods", main()))
-        write_section(PAGE, "methods", table(json.loads((RESULTS / "methods.json").read_text())["findings"]))
+        write_section(PAGE, "methods", section(json.loads((RESULTS / "methods.json").read_text())["findings"]))

@@ -39,11 +39,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.results_file import record
+from benchmarks.results_file import PERFORMANCE, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
+from vitrail.experiments.findings import table, write_section
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import parse
 
@@ -98,6 +99,36 @@ def main() -> None:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
             findings["models"][model] = found
     print(record("predict", findings))
+    write_section(PERFORMANCE, "predict", section(findings))
+
+
+def section(findings: dict[str, Any]) -> str:
+    """In Markdown."""
+    rows = []
+    for model, found in findings["models"].items():
+        whole = found.get("whole commands, images/s", {})
+        for name, speed in found["images/s"].items():
+            ratio = found["ratios"].get(f"predict / {name}")
+            command = whole.get("vitrail predict" if name == "predict" else name)
+            rows.append(
+                [
+                    model,
+                    {"model": "the model alone", "predict": f"vitrail, {found['runtime']}"}.get(name, name),
+                    f"{speed:.1f}",
+                    "" if ratio is None else f"{ratio:.2f}",
+                    "" if command is None else f"{command:.1f}",
+                ]
+            )
+    decoded = [[what, *(f"{speed:.0f}" for speed in speeds.values())] for what, speeds in findings["decoding"].items()]
+    names = list(next(iter(findings["decoding"].values())))
+    return "\n\n".join(
+        [
+            f"{findings['photos']:,} JPEGs of 500 x 375, batches of {findings['batch size']}, pictures a second:",
+            table(["model", "way", "in one process", "vitrail to it", "as a command"], rows),
+            "A file to what a model takes, pictures a second of one core:",
+            table(["JPEG", *names], decoded),
+        ]
+    )
 
 
 def make_photos(data: Path, folder: Path, count: int, size: tuple[int, int], grain: float) -> list[Path]:
@@ -134,7 +165,7 @@ def make_model(name: str, folder: Path) -> None:
 
 
 def make_ours(name: str, folder: Path, runtime: str, photos: Sequence[Path]) -> None:
-    """The same as Vitrail's folder; int8 is built beside it as ``vitrail tune`` does, with ranges from ``RANGES`` photos."""
+    """The same as a folder of Vitrail's; int8 is built as by ``vitrail tune``, with ranges from ``RANGES`` photos."""
     import vitrail
 
     classifier = vitrail.load(folder / name, runtime="eager:fp32", quiet=True)
@@ -254,7 +285,15 @@ def as_commands(model: str, folder: Path, photos: int, asked: argparse.Namespace
     # What the peers' users have: no setting but their own.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     batch = ["--batch-size", str(asked.batch_size)]
-    ours = [sys.executable, "-m", "vitrail.cli.main", "predict", str(_ours(folder, model)), str(folder / "photos"), *batch]
+    ours = [
+        sys.executable,
+        "-m",
+        "vitrail.cli.main",
+        "predict",
+        str(_ours(folder, model)),
+        str(folder / "photos"),
+        *batch,
+    ]
     ours += ["--runtime", asked.runtime]
     commands = {"vitrail predict": ours}
     for name in ("transformers", "timm"):

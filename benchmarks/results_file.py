@@ -11,6 +11,8 @@ from typing import Any
 from vitrail.runtime.machine import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
+PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
+"""The page that speeds are told on."""
 
 
 def record(name: str, findings: Any) -> Path:

@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks.results_file import RESULTS, record
 from vitrail.analyze import canvas
-from vitrail.experiments.findings import write_section
+from vitrail.experiments.findings import table, write_section
 from vitrail.experiments.verdict import difference, over_seeds
 from vitrail.tasks.classifier import load
 from vitrail.tasks.pretrain import pretrain
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"{arm:<16} {' '.join(f'{100 * value:.2f}' for value in values)}", verdicts.get(arm, ""))
     record("self_supervision/verdicts", {"accuracies": results, "verdicts": verdicts})
     draw()
-    write_section(DOCS / "pretrain.md", "self-supervision", table(results, verdicts))
+    write_section(DOCS / "pretrain.md", "self-supervision", section(results, verdicts))
 
 
 def accuracies(data: Path, arm: str) -> list[float]:
@@ -190,12 +190,9 @@ def verdict(accuracies: list[float], baseline: list[float]) -> Cell:
     return {"difference": gap.mean, "interval": [gap.low, gap.high], "verdict": word}
 
 
-def table(results: dict[str, list[float]], verdicts: dict[str, Cell]) -> str:
+def section(results: dict[str, list[float]], verdicts: dict[str, Cell]) -> str:
     """In Markdown."""
-    lines = [
-        "| weights | pretraining | test accuracy, % | above random weights, points (95 %) | verdict |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for arm, values in results.items():
         cells = [arm, "", over_seeds(values).percent(), "", ""]
         if arm != SCRATCH:
@@ -204,8 +201,9 @@ def table(results: dict[str, list[float]], verdicts: dict[str, Cell]) -> str:
             cells[1] = f"{found['steps']:,} steps, {found['epochs']:.1f} epochs"
             cells[3] = f"{100 * verdicts[arm]['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
             cells[4] = verdicts[arm]["verdict"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"![Losses and accuracies]({FIGURE.relative_to(DOCS).as_posix()})"])
+        rows.append(cells)
+    header = ["weights", "pretraining", "test accuracy, %", "above random weights, points (95 %)", "verdict"]
+    return "\n".join([table(header, rows), "", f"![Losses and accuracies]({FIGURE.relative_to(DOCS).as_posix()})"])
 
 
 def draw() -> None:

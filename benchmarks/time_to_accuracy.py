@@ -38,8 +38,9 @@ import numpy as np
 
 from benchmarks.full import right
 from benchmarks.imagenette import WEIGHTS
-from benchmarks.results_file import RESULTS, record
+from benchmarks.results_file import PERFORMANCE, RESULTS, record
 from vitrail.evaluate.metrics import paired_bootstrap
+from vitrail.experiments.findings import table, write_section
 
 CELLS = RESULTS / "time_to_accuracy"
 FINETUNE: dict[str, tuple[str, ...]] = {
@@ -62,6 +63,7 @@ def main() -> None:
         photos(data / "imagenette-subset")
     if "scratch" in parts:
         scratch(data / "cifar10")
+    write_section(PERFORMANCE, "time-to-accuracy", section())
 
 
 def photos(data: Path) -> None:
@@ -70,7 +72,7 @@ def photos(data: Path) -> None:
     print(f"transformers: {_told(peer)}")
     for number, (name, options) in enumerate(FINETUNE.items()):
         ours = cell(f"photos-vitrail-{number}", lambda folder, words=options: _finetune(data, folder, words))  # type: ignore[misc]
-        behind, low, high = paired_bootstrap(np.array(peer["right"], bool), np.array(ours["right"], bool))
+        behind, low, high = _behind(peer, ours)
         points = f"{100 * behind:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
         print(f"{name}: {_told(ours)}; peer less ours {points}, {peer['seconds'] / ours['seconds']:.2f} times as fast")
 
@@ -84,6 +86,50 @@ def scratch(data: Path) -> None:
     print(f"{peer['seconds'] / ours['seconds']:.2f} times as fast")
 
 
+def section() -> str:
+    """In Markdown, of what is measured."""
+    found = {path.stem: json.loads(path.read_text())["findings"] for path in sorted(CELLS.glob("*.json"))}
+    lines: list[str] = []
+    if "photos-transformers" in found:
+        peer = found["photos-transformers"]
+        rows = [["transformers' Trainer", _accuracy(peer), f"{peer['seconds'] / 60:.1f}", "", ""]]
+        for number, name in enumerate(FINETUNE):
+            if (ours := found.get(f"photos-vitrail-{number}")) is not None:
+                behind = " ({:+.1f} to {:+.1f})".format(*(100 * bound for bound in _behind(peer, ours)[1:]))
+                rows.append(
+                    [
+                        f"`{name}`",
+                        _accuracy(ours),
+                        f"{ours['seconds'] / 60:.1f}",
+                        f"{100 * _behind(peer, ours)[0]:+.1f}{behind}",
+                        f"{peer['seconds'] / ours['seconds']:.2f}",
+                    ]
+                )
+        header = ["", "accuracy, %", "minutes", "points behind the Trainer (95 %)", "times as fast"]
+        lines += ["`imagenette-subset` from `saliency-s14`:", table(header, rows)]
+    if {"scratch-timm", "scratch-vitrail"} <= found.keys():
+        rows = [
+            [name, f"{run['steps']:,}", f"{100 * run['accuracy']:.1f}", f"{run['seconds'] / 60:.1f}"]
+            for name, run in (("timm", found["scratch-timm"]), ("`vitrail pretrain`", found["scratch-vitrail"]))
+        ]
+        ratio = found["scratch-timm"]["seconds"] / found["scratch-vitrail"]["seconds"]
+        lines += [
+            f"`cifar10`, {LAYERS} layers x {WIDTH}, from random weights to {100 * GOAL:.0f} %:",
+            table(["", "steps", "accuracy, %", "minutes"], rows),
+            f"Vitrail is there {ratio:.2f} times as fast.",
+        ]
+    return "\n\n".join(lines) or "Not measured yet: `python -m benchmarks.time_to_accuracy` fills this in."
+
+
+def _accuracy(found: Cell) -> str:
+    return f"{100 * float(np.mean(found['right'])):.1f}"
+
+
+def _behind(peer: Cell, ours: Cell) -> tuple[float, float, float]:
+    """By how much ours is less accurate, and the 95 % interval."""
+    return paired_bootstrap(np.array(peer["right"], bool), np.array(ours["right"], bool))
+
+
 def cell(name: str, measure: Any) -> Cell:
     """A measured run from its file, or measured now, in a folder that is gone afterwards."""
     if not (CELLS / f"{name}.json").is_file():
@@ -94,7 +140,7 @@ def cell(name: str, measure: Any) -> Cell:
 
 
 def _told(found: Cell) -> str:
-    return f"{100 * float(np.mean(found['right'])):.1f} % in {found['seconds'] / 60:.1f} minutes"
+    return f"{_accuracy(found)} % in {found['seconds'] / 60:.1f} minutes"
 
 
 def _finetune(data: Path, folder: Path, options: tuple[str, ...]) -> Cell:

@@ -13,6 +13,7 @@ the seeds do (two-sided t, 95 %). Aim for speed: 1.3 times the fastest peer. Twe
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import statistics
 import sys
@@ -32,11 +33,12 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.results_file import record
+from benchmarks.results_file import PERFORMANCE, RESULTS, record
 from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
+from vitrail.experiments.findings import table, write_section
 from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
@@ -114,6 +116,45 @@ def main() -> None:
             print(f"    {label:<44}{speed:8.1f} images/s  {speed / speeds['timm, bf16']:5.2f} x timm, bf16")
         print(f"    best of ours: {best / usual:.2f} x the fastest peer, {best / every:.2f} x with attention not fused")
     print(record("training", findings))
+    write_sections()
+
+
+def write_sections() -> None:
+    """Write what is measured, speeds and curves, into the page of speeds."""
+    for name, section in (("training", speeds_section), ("training_curves", curves_section)):
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            write_section(PERFORMANCE, name.replace("_", "-"), section(json.loads(path.read_text())["findings"]))
+
+
+def speeds_section(findings: dict[str, Any]) -> str:
+    """In Markdown."""
+    ways = list(next(iter(findings.values()))["images_per_second"])
+    rows = [[way, *(f"{found['images_per_second'][way]:.1f}" for found in findings.values())] for way in ways]
+    for label, name in (
+        ("**vitrail to the fastest of timm's, attention fused**", "to_fastest_peer"),
+        ("**vitrail to the fastest of timm's, fused or not**", "to_fastest_peer_not_fused"),
+    ):
+        rows.append([label, *(f"**{found[name]:.2f}**" for found in findings.values())])
+    rows.append(
+        ["one large product, GFLOP/s", *(f"{found['product_limit_gflops']:.0f}" for found in findings.values())]
+    )
+    return f"Pictures a second:\n\n{table(['', *findings], rows)}"
+
+
+def curves_section(findings: dict[str, Any]) -> str:
+    """In Markdown."""
+    low, high = findings["interval"]
+    last = slice(3 * CURVE_STEPS // 4, None)
+    rows = [
+        [name, *(f"{statistics.mean(losses[last]):.4f}" for losses in runs)]
+        for name, runs in findings["losses"].items()
+    ]
+    return (
+        f"{CURVE_STEPS} steps of the 32-pixel model on `cifar10`, mean loss of the last quarter:\n\n"
+        f"{table(['', *(f'seed {seed}' for seed in SEEDS)], rows)}\n\n"
+        f"Vitrail less timm: {findings['difference']:+.4f} ({low:+.4f} to {high:+.4f}), {findings['verdict']}."
+    )
 
 
 def peer(shape: Shape, bf16: bool = True, compiled: bool = False, fused: bool = True) -> Way:
@@ -236,6 +277,7 @@ def curves() -> None:
     print(f"vitrail less timm: {mean:+.4f}, 95 % {mean - reach:+.4f} to {mean + reach:+.4f}: {verdict}")
     result = {"difference": mean, "interval": [mean - reach, mean + reach], "verdict": verdict, "losses": found}
     print(record("training_curves", {**result, "timm": timm.__version__}))
+    write_sections()
 
 
 @dataclass(frozen=True)

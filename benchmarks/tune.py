@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.engines import PAGE, SETS, with_head
-from benchmarks.results_file import record
-from vitrail.experiments.findings import write_section
+from benchmarks.engines import SETS, with_head
+from benchmarks.results_file import PERFORMANCE, record
+from vitrail.experiments.findings import table, write_section
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
 from vitrail.runtime.engines import available
@@ -36,7 +36,7 @@ from vitrail.tasks.tune import BATCH, Work, read_pictures, tune
 
 ALLOWED, MINUTES = 0.3, 10.0
 LEVELS = (0.125, 0.25, 0.375, 0.5, 0.75)
-FIGURE = PAGE.parent / "images" / "tune.png"
+FIGURE = PERFORMANCE.parent / "images" / "tune.png"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
         **verdict(winner, swept),
     }
     record("tune", findings)
-    write_section(PAGE, "tune", section(findings))
+    write_section(PERFORMANCE, "tune", section(findings))
 
 
 def sweep(work: Work, winner: Runtime) -> list[Trial]:
@@ -87,15 +87,16 @@ def verdict(winner: Runtime, swept: list[Trial]) -> dict[str, Any]:
 def section(findings: dict[str, Any]) -> str:
     """In Markdown."""
     tuned, best = findings["tuned"], findings["sweep_best"]
-    lines = ["| way | merged | pictures/s | accuracy, % | points lost (95 %) |", "|---|---|---|---|---|"]
+    rows = []
     for trial in findings["sweep"]:
         runtime, loss = trial["runtime"], trial["loss"]
         lost = f"{loss['points']:+.1f} ({loss['low']:+.1f} to {loss['high']:+.1f})"
         name = f"{runtime['backend']}:{runtime['precision']}"
-        merged = sum(runtime["merging"]) or ""
-        lines.append(f"| {name} | {merged} | {trial['speed']:.1f} | {100 * loss['accuracy']:.1f} | {lost} |")
+        merged = str(sum(runtime["merging"]) or "")
+        rows.append([name, merged, f"{trial['speed']:.1f}", f"{100 * loss['accuracy']:.1f}", lost])
     winner, first = _named(tuned["runtime"]), _named(best["runtime"])
-    lines += [
+    lines = [
+        table(["way", "merged", "pictures/s", "accuracy, %", "points lost (95 %)"], rows),
         "",
         f"`tune` took {tuned['minutes']:.1f} minutes and chose {winner}, {tuned['images_per_second']:.1f} pictures a "
         f"second. In the sweep, {findings['sweep_minutes']:.0f} minutes, the fastest that loses at most {ALLOWED} "

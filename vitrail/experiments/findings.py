@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Findings:
     def markdown(self, figure: str) -> str:
         """The section; ``figure`` is the picture's address."""
         lines = [f"## {self.title}", "", f"*{self.source}* {self.margins}", ""]
-        lines += [_row(self.header), _row(["---"] * len(self.header)), *map(_row, self.rows), ""]
+        lines += [table(self.header, self.rows), ""]
         lines += [f"![{self.title}]({figure})", ""]
         lines += [f"- {verdict.claim}: **{verdict.word}** ({verdict.numbers})." for verdict in self.verdicts]
         lines += ["", f"`{self.command}`: {self.cost}."]
@@ -77,5 +77,6 @@ def write_section(page: Path, name: str, text: str) -> None:
         beside.write_text(after, encoding="utf-8")
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
