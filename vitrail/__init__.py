@@ -15,9 +15,11 @@ _TASKS = {
     "Classifier": "vitrail.tasks.classifier",
     "load": "vitrail.tasks.classifier",
     "compare": "vitrail.tasks.compare",
+    "few_shot": "vitrail.tasks.few_shot",
     "finetune": "vitrail.tasks.finetune",
     "inspect": "vitrail.tasks.inspection",
     "pretrain": "vitrail.tasks.pretrain",
+    "suite": "vitrail.tasks.suite",
     "tune": "vitrail.tasks.tune",
 }
 
@@ -26,9 +28,11 @@ __all__ = ["__version__", *_TASKS]
 if TYPE_CHECKING:
     from vitrail.tasks.classifier import Classifier, load
     from vitrail.tasks.compare import compare
+    from vitrail.tasks.few_shot import few_shot
     from vitrail.tasks.finetune import finetune
     from vitrail.tasks.inspection import inspect
     from vitrail.tasks.pretrain import pretrain
+    from vitrail.tasks.suite import suite
     from vitrail.tasks.tune import tune
 
 

@@ -15,15 +15,13 @@ def _inputs(n: int, N: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-@pytest.mark.parametrize(("kept", "run"), [(0, 1), (640, 1), (640, 4 * 33 * 33), (640, 2**19)])
+@pytest.mark.parametrize("kept", [0, 640])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("n", "N"), [(33, 33), (1, 50)])
 def test_bf16_gradients_are_those_of_float64(
-    n: int, N: int, with_bias: bool, kept: int, run: int, monkeypatch: pytest.MonkeyPatch
+    n: int, N: int, with_bias: bool, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a run is one head of one picture, or the last run is shorter than the others."""
     monkeypatch.setattr(attention, "KEPT", kept)
-    monkeypatch.setattr(attention, "RUN", run)
     q, k, v, bias = _inputs(n, N)
     found = []
     for dtype in (torch.bfloat16, torch.float64):

@@ -16,6 +16,7 @@ from vitrail.cli.compare import compare
 from vitrail.cli.convert import convert
 from vitrail.cli.embed import embed
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.few_shot import few_shot
 from vitrail.cli.finetune import finetune
 from vitrail.cli.inspect import inspect
 from vitrail.cli.noisy_student import noisy_student
@@ -26,6 +27,7 @@ from vitrail.cli.recipes import recipes
 from vitrail.cli.report import report
 from vitrail.cli.reproduce import reproduce
 from vitrail.cli.show import show
+from vitrail.cli.suite import suite
 from vitrail.cli.tune import tune
 from vitrail.errors import UserError
 
@@ -51,6 +53,8 @@ for command in (
     reproduce,
     noisy_student,
     compare,
+    suite,
+    few_shot,
     tune,
 ):
     app.command()(command)

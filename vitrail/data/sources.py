@@ -13,6 +13,7 @@ from vitrail.config import suggestion
 from vitrail.data.builtin import BUILTIN, materialise
 from vitrail.data.listing import IMAGE_EXTENSIONS, entries, extension, images_below
 from vitrail.data.split import held_out
+from vitrail.data.suites import WNID
 from vitrail.data.table import Row, read_table, write_table
 from vitrail.errors import UserError
 
@@ -93,7 +94,9 @@ def open_labelled(source: str | Path, classes: Sequence[str]) -> tuple[Sample, .
 
     Args:
         source: a folder of class folders; a folder with a val/ (validation/, valid/, test/) of them; a
-            CSV, of which the held-out rows are taken if it has a column split; or a built-in name.
+            CSV, of which the held-out rows are taken if it has a column split; or a built-in name. As many
+            WordNet numbers (``n01440764``) as there are classes stand, sorted, for these in their order, which
+            is how every library numbers ImageNet's.
 
     Raises:
         UserError: there is nothing there, no picture, no class folder, or a class the model does not know.
@@ -107,7 +110,10 @@ def open_labelled(source: str | Path, classes: Sequence[str]) -> tuple[Sample, .
         inside = next((known[name] for name in HELD_OUT if name in known), None)
         path = path / inside if inside else path
         members = _class_folders(path, [], f"the model knows {_some(classes)}")
-    labels = {_same(name): label for label, name in enumerate(classes)}
+    names = list(classes)
+    if len(members) == len(classes) and all(WNID.fullmatch(name) for name in members) and not members.keys() & {*names}:
+        names = sorted(members)
+    labels = {_same(name): label for label, name in enumerate(names)}
     for name, pictures in members.items():
         if name not in labels:
             raise UserError(

@@ -89,6 +89,15 @@ def wilson(correct: int, total: int, level: float = 0.95) -> Interval:
     return float(found.low), float(found.high)
 
 
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's interval of the mean of values that vary by chance, such as over seeds; one value has no bounds."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return -np.inf, np.inf
+    reach = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(mean - reach), float(mean + reach)
+
+
 def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str], temperature: float = 1.0) -> Evaluation:
     """Judge (n, K) logits by their (n,) labels, integers 0 to K - 1; of equal logits the first class's wins.
 

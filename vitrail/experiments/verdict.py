@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+from vitrail.evaluate.metrics import t_interval
 
 Word = Literal["holds", "does not hold", "undecided"]
 
@@ -32,11 +31,7 @@ class Estimate:
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean over seeds with Student's t interval; one seed says nothing of its spread."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return Estimate(mean, -math.inf, math.inf)
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - reach, mean + reach)
+    return Estimate(statistics.mean(values), *t_interval(values))
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:

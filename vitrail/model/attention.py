@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -15,8 +13,6 @@ from vitrail.model.position import Relation
 
 KEPT = 640
 """Most keys whose attention weights are kept in training on a CPU; with more, they would outweigh all else kept."""
-RUN = 2**19
-"""How many weights are worked on at a time in training on a CPU: 1 MiB, of the size of a core's cache."""
 BLOCK = 2**18
 """How many logits of one head are biased at a time: all of 512 tokens, a few rows of 4,096."""
 
@@ -32,54 +28,11 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         if k.shape[-2] <= KEPT:
-            if bias is None and not torch.compiler.is_compiling():
-                mixed: Tensor = _InRuns.apply(q, k, v)
-                return mixed
             return weights(q, k, bias) @ v
         with torch.autocast("cpu", enabled=False):
             mask = None if bias is None else bias.float()
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, bias)
-
-
-class _InRuns(torch.autograd.Function):
-    """softmax(q k^T / sqrt(D/K)) v, a run of heads after the other, so that what belongs together stays cached.
-
-    The same products as ``weights(q, k) @ v``, in the same precision; the queries are scaled, not the N times N logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, K, n, D/K), and two of (B, K, N, D/K) -> (B, K, n, D/K)."""
-        scaled, k, v = (tensor.flatten(0, 1) for tensor in (q * q.shape[-1] ** -0.5, k, v))
-        kept, mixed = q.new_empty(*scaled.shape[:2], k.shape[1]), torch.empty_like(scaled)
-        for run in _runs(kept):
-            torch.softmax(torch.bmm(scaled[run], k[run].transpose(1, 2)), dim=-1, out=kept[run])
-            torch.bmm(kept[run], v[run], out=mixed[run])
-        ctx.save_for_backward(scaled, k, v, kept)
-        return mixed.view(q.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the result -> of q, k and v."""
-        scaled, k, v, kept = ctx.saved_tensors
-        shape, gradient = gradient.shape, gradient.flatten(0, 1)
-        of_q, of_k, of_v = torch.empty_like(scaled), torch.empty_like(k), torch.empty_like(v)
-        for run in _runs(kept):
-            torch.bmm(kept[run].transpose(1, 2), gradient[run], out=of_v[run])
-            of_kept = torch.bmm(gradient[run], v[run].transpose(1, 2))
-            of_logits = torch._softmax_backward_data(of_kept, kept[run], -1, kept.dtype)
-            torch.bmm(of_logits, k[run], out=of_q[run])
-            torch.bmm(of_logits.transpose(1, 2), scaled[run], out=of_k[run])
-        of_q *= shape[-1] ** -0.5
-        return of_q.view(shape), of_k.view(*shape[:2], *of_k.shape[1:]), of_v.view(*shape[:2], *of_v.shape[1:])
-
-
-def _runs(kept: Tensor) -> Iterator[slice]:
-    """The heads of all pictures, (B K, n, N) weights, cut into runs of ``RUN`` weights."""
-    length = max(1, RUN // (kept.shape[1] * kept.shape[2]))
-    return (slice(start, start + length) for start in range(0, len(kept), length))
 
 
 def weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -61,13 +61,16 @@ class Classifier:
         """
         return list(predictions(self.predictor, self.card, self.classes(), _paths(pictures), top, batch_size))
 
-    def evaluate(self, data: str | Path, batch_size: int = 32, quiet: bool = True) -> Evaluated:
+    def evaluate(
+        self, data: str | Path, batch_size: int = 32, quiet: bool = True, real: str | Path | None = None
+    ) -> Evaluated:
         """Accuracy with its interval, per class, confusion, calibration and speed on labelled pictures.
 
         Args:
             data: a folder of class folders, a folder with val/ in it, a CSV, or a built-in set; its class
                 names must be the model's.
             quiet: show no progress bar.
+            real: a file of ReaL labels (2006.07159), to judge by those too.
 
         Raises:
             UserError: the model has no trained classifier, or the data do not fit it or cannot be read.
@@ -75,7 +78,7 @@ class Classifier:
         from vitrail.tasks.evaluation import evaluate  # brings scipy, which nobody else here needs
 
         return evaluate(
-            self.predictor, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet)
+            self.predictor, self.card, self.classes(), data, Path(self.report.source), batch_size, Show(quiet), real
         )
 
     def embed(self, pictures: str | Path | Iterable[str | Path], batch_size: int = 32) -> tuple[list[Path], np.ndarray]:

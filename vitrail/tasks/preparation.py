@@ -66,7 +66,7 @@ def prepare(show: Show, settings: FinetuneSettings, dataset: Dataset, classifier
     samples = [*dataset.train, *dataset.val]
     digests = content_hashes(sample.path for sample in samples)
     twins = _twins(show, dataset, digests)
-    extracted, speed = _features(show, classifier, samples, digests, pooling, settings)
+    extracted, speed = compute_features(show, classifier, samples, digests, pooling, settings.batch_size)
     _check_readable(show, dataset, samples, extracted, settings)
     kept = [samples[position] for position in extracted.kept]
     labels = np.array([sample.label for sample in kept])
@@ -136,27 +136,27 @@ def show_photos(show: Show, dataset: Dataset, classifier: Classifier) -> None:
     )
 
 
-def _features(
+def compute_features(
     show: Show,
     classifier: Classifier,
     samples: Sequence[Sample],
     digests: Sequence[str | UnreadableImage],
     pooling: HeadConfig,
-    settings: FinetuneSettings,
+    batch_size: int,
 ) -> tuple[Extracted, float]:
-    """The features, and the speed of the forward pass measured here, in images a second."""
+    """The features, from the cache where they are, and the speed of the forward pass measured here, images a second."""
     how = classifier.card.preprocessing
     cache = FeatureCache(cache_folder(cache_dir() / "features", classifier.predictor, how, pooling))
     missing = len({digest for digest in digests if isinstance(digest, str)} - set(cache.places))
     paths = [sample.path for sample in samples]
-    speed = measured_speed(classifier.predictor, how, paths, settings.batch_size)
+    speed = measured_speed(classifier.predictor, how, paths, batch_size)
     if missing:
         length = duration(missing / speed)
-        show.say(f"{missing} images to compute at {speed:.1f} a second here: about {length}, and then the probe.")
+        show.say(f"{missing} images to compute at {speed:.1f} a second here: about {length}.")
     else:
         show.say(f"The features of these pictures are all in {cache.folder} already.")
     with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
-        found = extract(classifier.predictor, how, paths, digests, cache, pooling, settings.batch_size, advance)
+        found = extract(classifier.predictor, how, paths, digests, cache, pooling, batch_size, advance)
     return found, speed
 
 
