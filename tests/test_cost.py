@@ -29,6 +29,7 @@ from vitrail.config import (
 )
 from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.model.heads import Pooling
 from vitrail.runtime.merging import Merged
 
 TOY = ViTConfig(
@@ -74,7 +75,8 @@ def test_parameters_of_toys(config: ViTConfig) -> None:
 
 
 @pytest.mark.parametrize("config", (TOYS | CNNS).values(), ids=TOYS | CNNS)
-def test_operations_of_toys(config: ViTConfig) -> None:
+def test_operations_of_toys(config: ViTConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pooling, "read", None)  # every token through every block
     model = build(config)
     images = torch.zeros(1, config.channels, *config.image_size)
     run = model if config.head.classes else model.features
@@ -88,7 +90,8 @@ ABSOLUTE_TOYS = {name: toy for name, toy in TOYS.items() if toy.position.kind in
 
 @pytest.mark.parametrize("merging", [(5, 1), (0, 2), (3, 0)], ids=str)
 @pytest.mark.parametrize("config", ABSOLUTE_TOYS.values(), ids=ABSOLUTE_TOYS)
-def test_operations_with_merging(config: ViTConfig, merging: tuple[int, ...]) -> None:
+def test_operations_with_merging(config: ViTConfig, merging: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pooling, "read", None)
     config = replace(config, head=replace(config.head, classes=0, prelogits=None)).at((64, 48))
     model = Merged(build(config), merging)
     images = torch.zeros(1, config.channels, *config.image_size)

@@ -35,7 +35,8 @@ def flops(config: Architecture) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two.
 
     Matrix products and convolutions only, as is usual: O(N D^2) in the dense layers, O(N^2 D) in attention (article
-    2.2).
+    2.2). Every token goes through every block, as papers count; a head that reads the class token alone saves the rest
+    of the last block's work where the model is run (``Encoder``).
     """
     if isinstance(config, ViTConfig):
         return merged_flops(config, ())

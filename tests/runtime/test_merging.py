@@ -151,7 +151,7 @@ def test_autocast_does_not_blur_what_is_most_similar() -> None:
 def test_sizes_are_counted_exactly_in_a_bfloat16_model() -> None:
     """In bfloat16 there is no 323."""
     encoder = EncoderConfig(layers=9, width=12, heads=3, mlp_width=4)
-    model = build(ViTConfig(encoder, (1, 1), (17, 19))).bfloat16()
+    model = build(ViTConfig(encoder, (1, 1), (17, 19), head=HeadConfig(("class", "mean")))).bfloat16()
     counts: list[Tensor] = []
     model.pooling.register_forward_pre_hook(lambda _, given: counts.extend(given[2]))
     merging = (161, 81, 40, 20, 10, 5, 3, 1, 1)

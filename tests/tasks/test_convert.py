@@ -179,4 +179,5 @@ def test_schemes_without_learned_tables_survive_a_folder(tmp_path: Path) -> None
         expected = build(config)
         expected.load_state_dict(load_weights(source).tensors)
         images = torch.randn(1, 3, 32, 32)
-        assert torch.equal(load(source, device="cpu").model(images), expected(images))
+        # A product with the one token that is read rounds by where in memory the weights lie.
+        torch.testing.assert_close(load(source, device="cpu").model(images), expected(images), rtol=1e-6, atol=1e-6)

@@ -105,17 +105,23 @@ class Attention(nn.Module):
                 nn.init.zeros_(bias)
 
     def forward(
-        self, x: Tensor, relation: Relation | None = None, observe: Callable[[Tensor], None] | None = None
+        self,
+        x: Tensor,
+        relation: Relation | None = None,
+        observe: Callable[[Tensor], None] | None = None,
+        read: int | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D).
+        """(B, N, D) -> (B, n, D).
 
         Args:
             relation: what the position scheme does to queries, keys and logits.
-            observe: is handed the attention weights (B, K, N, N).
+            observe: is handed the attention weights (B, K, n, N).
+            read: n, how many of the tokens, from the first, ask; None: all N.
         """
         q, k, v = self.split(x)  # each (B, K, N, D/K)
         if relation is not None:
             q, k = relation.rotate(q, k)
+        q = q[:, :, :read]  # (B, K, n, D/K)
         if observe is not None:
             seen = explicit(q, k, relation)
             observe(seen)

@@ -106,10 +106,14 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, relation: Relation | None = None, observe: Callable[[Tensor], None] | None = None
+        self,
+        x: Tensor,
+        relation: Relation | None = None,
+        observe: Callable[[Tensor], None] | None = None,
+        read: int | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``relation`` and ``observe`` are for the attention."""
-        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), relation, observe)))
+        """(B, N, D) -> the first ``read`` tokens, or all, (B, n, D); ``relation`` and ``observe`` are attention's."""
+        x = x[:, :read] + self.drop_path(self.scale1(self.attention(self.norm1(x), relation, observe, read)))
         x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return x
 
@@ -123,11 +127,17 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
 
-    def forward(self, x: Tensor, position: Position, last: int = 1, trace: Trace | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, position: Position, last: int = 1, trace: Trace | None = None, read: int | None = None
+    ) -> tuple[Tensor, ...]:
         """(B, N, D) -> outputs of the ``last`` blocks, oldest first, each (B, N, D).
 
         ``position`` may add to what a block sees and take part in its attention; tokens are dropped out
         once, after the positions before the first block (ViT appendix B.1).
+
+        Args:
+            read: of the last block's output only so many tokens, from the first, are read, so no others are made: the
+                class token is (B, 1, D), for a quarter of the block's work. Where that block is looked at, all are.
 
         Raises:
             UserError: ``trace`` names a layer that does not exist.
@@ -142,7 +152,9 @@ class Encoder(nn.Module):
             x = position.add(x, layer)
             if layer == 0:
                 x = self.dropout(x)
-            x = block(x, position.relation(layer), observe)
+            seen = trace is not None and layer in (*trace.attention, *trace.blocks)
+            whole = seen or layer + 1 < len(self.blocks)
+            x = block(x, position.relation(layer), observe, None if whole else read)
             if trace is not None and layer in trace.blocks:
                 trace.receive("block", layer, x)
             if layer >= len(self.blocks) - last:

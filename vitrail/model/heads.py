@@ -56,6 +56,13 @@ class Pooling(nn.Module):
         self.names = tuple(tokens)
         self.map = attention
 
+    @property
+    def read(self) -> int | None:
+        """How many of the last block's tokens, from the first, are read; None: all, or several blocks are."""
+        if self.config.layers > 1 or not {*self.config.parts} <= {*self.names}:
+            return None
+        return 1 + max(self.names.index(part) for part in self.config.parts)
+
     def forward(
         self, outputs: Sequence[Tensor], norm: nn.Module, sizes: Sequence[Tensor | None] | None = None
     ) -> Tensor:

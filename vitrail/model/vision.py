@@ -78,7 +78,8 @@ class VisionTransformer(nn.Module):
 
     def pool(self, images: Tensor, pooling: Pooling, trace: Trace | None = None, kept: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> the features (B, F) that another pooling would see."""
-        pooled: Tensor = pooling(self.encode(images, pooling.config.layers, trace, kept), self.norm)
+        outputs = self.transform(self.embed(images), pooling.config.layers, trace, kept, pooling.read)
+        pooled: Tensor = pooling(outputs, self.norm)
         return pooled
 
     def feature_map(self, images: Tensor, trace: Trace | None = None) -> Tensor:
@@ -115,19 +116,25 @@ class VisionTransformer(nn.Module):
         return x
 
     def transform(
-        self, x: Tensor, last: int = 1, trace: Trace | None = None, kept: Tensor | None = None
+        self,
+        x: Tensor,
+        last: int = 1,
+        trace: Trace | None = None,
+        kept: Tensor | None = None,
+        read: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Patch embeddings (B, h w, D) -> what ``encode`` gives.
 
         Args:
             kept: places (B, n) in raster order of the patches that take part; the others are left out,
                 and N counts these and the learned tokens alone.
+            read: see ``Encoder``.
         """
         position = self.position
         if kept is not None:
             position = Visible(position, kept, len(self.config.tokens), x.shape[1])
             x = picked(x, kept)  # (B, n, D)
-        outputs: tuple[Tensor, ...] = self.encoder(self.prepend(x), position, last, trace)
+        outputs: tuple[Tensor, ...] = self.encoder(self.prepend(x), position, last, trace, read)
         return outputs
 
     def prepend(self, x: Tensor) -> Tensor:

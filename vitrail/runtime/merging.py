@@ -116,10 +116,12 @@ class Merged(nn.Module):
             x = placed(model.position, x, layer, members)
             if layer == 0:
                 x = model.encoder.dropout(x)
+            read = model.pooling.read if layer + 1 == len(self.merging) else None
             q, k, v = block.attention.split(block.norm1(x))  # each (B, K, N, D/K)
+            q = q[:, :, :read]
             mixed = block.attention.join(fused(q, k, v, None if sizes is None else proportional(sizes, q)))
-            x = x + block.drop_path(block.scale1(mixed))
-            if merged:
+            x = x[:, :read] + block.drop_path(block.scale1(mixed))
+            if merged and read is None:  # nobody reads what would merge
                 matching = match(k, special, merged)
                 before = x.new_ones(*x.shape[:2], 1, dtype=torch.float32) if sizes is None else sizes
                 sizes = matching.sums(before)
