@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitrail.experiments.baseline import affordable, cnn
 from vitrail.experiments.figure import curves
 from vitrail.experiments.findings import Findings, Verdict
 from vitrail.experiments.lab import Lab
@@ -16,9 +17,8 @@ SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 FEW = (0.01, 0.03)
 RATES = (3e-4, 1e-3, 3e-3)
 SEARCHED_AT = 0.1
-SHORT, EPOCHS = 2, 10
+SHORT, EPOCHS = 2, 4
 """Steps at equal compute are the usual ones divided by this; epochs where those are equal."""
-CNN = {"small": "R14x0.5", "medium": "R26", "paper": "R50"}
 VIT, RESNET, PRETRAINED = "ViT", "ResNet", "ViT, pretrained without labels"
 COMPUTE, REPEATED = "equal compute", "equal epochs"
 
@@ -28,22 +28,21 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     usual = SCALES[scale]
     every = lab.per_class(data)
     counts = {share: max(2, round(share * every)) for share in SHARES}
-    cnn = {"architecture": CNN[scale], "resolution": usual.model["resolution"]}
     steps = max(1, usual.steps // SHORT)
     start = Run(Photos(data, labels=False), _settings(usual, usual.model, steps) | {"objective": "mae", "tuning": {}})
     few = Photos(data, counts[SEARCHED_AT])
+    vit = lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES)
+    fewer = affordable(steps, lab.result(vit), scale, lab.classes(data))
     searched = {
-        VIT: lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES),
-        RESNET: lab.searched(Run(few, _settings(usual, cnn, steps)), RATES),
+        VIT: vit,
+        RESNET: lab.searched(Run(few, _settings(usual, cnn(scale), fewer)), RATES),
         PRETRAINED: lab.searched(Run(few, _settings(usual, {}, steps), start=start), RATES),
     }
-    cost = {name: lab.result(one).flops for name, one in searched.items()}
     runs: dict[tuple[str, str, float], list[Run]] = {}
     for share, count in counts.items():
         for name, one in searched.items():
-            affordable = max(1, round(steps * cost[VIT] / cost[name]))
             repeated = max(1, round(EPOCHS * count * lab.classes(data) / usual.batch_size))
-            for budget, own in ((COMPUTE, affordable), (REPEATED, repeated)):
+            for budget, own in ((COMPUTE, one.settings["steps"]), (REPEATED, repeated)):
                 if name == PRETRAINED and budget == REPEATED:
                     continue
                 settings = {**one.settings, "steps": own, "tuning": {**one.settings["tuning"], "evaluate_every": own}}

@@ -17,7 +17,7 @@ from vitrail.analyze.receptive import receptive_field
 from vitrail.config import ModelCard
 from vitrail.data.batches import batches
 from vitrail.data.listing import images_below
-from vitrail.experiments.data_scale import CNN
+from vitrail.experiments.baseline import affordable, cnn
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict
 from vitrail.experiments.lab import Lab
@@ -39,15 +39,17 @@ Measures = Mapping[str, float]
 
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
-    """Measure the models of ``position-embeddings`` and a ResNet of as many steps, each as it begins and as it ends."""
+    """Measure the models of ``position-embeddings`` and a ResNet of as much compute, as they begin and as they end."""
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
-    cnn = {**plain, "architecture": CNN[scale], "resolution": usual.model["resolution"]}
     runs = {
         kind: [Run(Photos(data), {**usual.settings(), "position": kind}, seed) for seed in usual.seeds]
         for kind in KINDS
     }
-    runs[RESNET] = [Run(Photos(data), cnn, seed) for seed in usual.seeds]
+    steps = affordable(usual.steps, lab.result(runs[USUAL][0]), scale, lab.classes(data))
+    tuning = {**plain["tuning"], "evaluate_every": steps}
+    resnet = {**plain, **cnn(scale), "steps": steps, "tuning": tuning}
+    runs[RESNET] = [Run(Photos(data), resnet, seed) for seed in usual.seeds]
     results = lab.table(runs)
     pictures = sorted(images_below(test_folder(lab.data / data)))
     shown = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
@@ -105,7 +107,8 @@ def findings(
         margins=(
             f"Error: how far the last map is from moving along when a test picture of {data} moves by a quarter of "
             "its side; 0 is perfect, 1 as different as unrelated cells. Radius: of the circle that holds half of the "
-            "energy of the receptive field (squared gradient), to that if every pixel counted alike. Written down "
+            "energy of the receptive field (squared gradient), to that if every pixel counted alike. The ResNet is "
+            "trained for as much compute as a ViT. Written down "
             "before: a difference is a 95 % t interval over seeds that leaves out zero."
         ),
         header=[

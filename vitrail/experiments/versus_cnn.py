@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitrail.experiments.data_scale import CNN
+from vitrail.experiments.baseline import affordable, cnn
 from vitrail.experiments.figure import curves
 from vitrail.experiments.findings import Findings, Verdict
 from vitrail.experiments.lab import Lab
@@ -36,15 +36,16 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     families: dict[str, dict[str, Any]] = {
         VIT: dict(usual.model),
         HYBRID: {**hybrid, "stem": STEM[scale]},
-        RESNET: {"architecture": CNN[scale], "resolution": usual.model["resolution"]},
+        RESNET: cnn(scale),
     }
     photos = Photos(data)
     first = max(1, round(SEARCHED_AT * usual.steps))
     vit = lab.searched(_of(photos, plain, families[VIT], first), RATES)
     compute = lab.result(vit).flops * usual.steps
     runs: dict[tuple[str, float], list[Run]] = {}
+    short = {RESNET: affordable(first, lab.result(vit), scale, lab.classes(data))}
     for family, model in families.items():
-        begun = vit if family == VIT else lab.searched(_of(photos, plain, model, first), RATES)
+        begun = vit if family == VIT else lab.searched(_of(photos, plain, model, short.get(family, first)), RATES)
         cost = lab.result(begun).flops
         for budget in BUDGETS:
             steps = max(1, round(budget * compute / cost))
