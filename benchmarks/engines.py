@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.inference import MERGED
-from benchmarks.results_file import PERFORMANCE, RESULTS, record
+from benchmarks.results_file import RESULTS, publish, record
 from benchmarks.self_supervision import write_table
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import table, write_section
+from vitrail.experiments.findings import table
 from vitrail.experiments.run import packed
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
@@ -59,7 +59,7 @@ def main() -> None:
     named = {word for word in sys.argv[1:] if word not in SETS}
     for which in sets:
         run(which, data, named)
-    write_section(PERFORMANCE, "engines", section())
+    publish("engines", section(), *CELLS.glob("*.json"))
 
 
 def run(which: str, data: Path, wanted: set[str]) -> None:

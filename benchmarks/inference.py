@@ -41,9 +41,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results_file import PERFORMANCE, RESULTS, record
+from benchmarks.results_file import RESULTS, publish, record
 from vitrail.config import variant
-from vitrail.experiments.findings import table, write_section
+from vitrail.experiments.findings import table
 from vitrail.model.build import build
 from vitrail.runtime import onnxruntime, openvino
 from vitrail.runtime.device import native_bf16
@@ -76,7 +76,8 @@ def main() -> None:
         for cell in named or cells:
             if named or not _file(cell).is_file():
                 record(f"inference/{_file(cell).stem}", _in_a_process(cell))
-    write_section(PERFORMANCE, "inference", tables([cell for cell in cells if _file(cell).is_file()]))
+    there = [cell for cell in cells if _file(cell).is_file()]
+    publish("inference", tables(there), *map(_file, there))
 
 
 def measure(cell: str) -> dict[str, Any]:

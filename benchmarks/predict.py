@@ -39,12 +39,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.results_file import PERFORMANCE, record
+from benchmarks.results_file import publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
-from vitrail.experiments.findings import table, write_section
+from vitrail.experiments.findings import table
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import parse
 
@@ -98,8 +98,7 @@ def main() -> None:
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
             findings["models"][model] = found
-    print(record("predict", findings))
-    write_section(PERFORMANCE, "predict", section(findings))
+    publish("predict", section(findings), record("predict", findings))
 
 
 def section(findings: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from vitrail.experiments.findings import write_section
 from vitrail.runtime.machine import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,6 +22,18 @@ def record(name: str, findings: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "findings": findings}, indent=2) + "\n")
     return path
+
+
+def publish(part: str, text: str, *paths: Path) -> None:
+    """Write a section of ``PERFORMANCE``, and below it what the results in ``paths`` were measured on."""
+    found = [json.loads(path.read_text())["machine"] for path in paths]
+    names = sorted({f"{one['processor']}, {one['cores']} cores" for one in found})
+    write_section(PERFORMANCE, part, f"{text}\n\nMeasured on {'; '.join(names)}." if names else text)
+
+
+def kind() -> str:
+    """Of this machine's processor, by its units for matrix products, which speeds of one are far from another's."""
+    return "amx" if "amx_bf16" in processor() else "avx512" if "avx512f" in processor() else "other"
 
 
 def machine() -> dict[str, Any]:

@@ -38,9 +38,9 @@ import numpy as np
 
 from benchmarks.full import right
 from benchmarks.imagenette import WEIGHTS
-from benchmarks.results_file import PERFORMANCE, RESULTS, record
+from benchmarks.results_file import RESULTS, publish, record
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import table, write_section
+from vitrail.experiments.findings import table
 
 CELLS = RESULTS / "time_to_accuracy"
 FINETUNE: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ def main() -> None:
         photos(data / "imagenette-subset")
     if "scratch" in parts:
         scratch(data / "cifar10")
-    write_section(PERFORMANCE, "time-to-accuracy", section())
+    publish("time-to-accuracy", section(), *CELLS.glob("*.json"))
 
 
 def photos(data: Path) -> None:

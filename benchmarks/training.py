@@ -33,12 +33,12 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.results_file import PERFORMANCE, RESULTS, record
+from benchmarks.results_file import RESULTS, kind, publish, record
 from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
-from vitrail.experiments.findings import table, write_section
+from vitrail.experiments.findings import table
 from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
@@ -50,6 +50,8 @@ from vitrail.weights.dialect import translate_back
 from vitrail.weights.timm import rules
 
 ROUNDS, STEPS = 5, 3
+SPEEDS = RESULTS / "training"
+"""A file for each kind of processor."""
 RATE, CLASSES = 1e-3, 10
 CURVE_STEPS, SEEDS = 200, (0, 1, 2)
 PLAIN = Augmentation(mixing=0.0)
@@ -115,19 +117,19 @@ def main() -> None:
         for label, speed in speeds.items():
             print(f"    {label:<44}{speed:8.1f} images/s  {speed / speeds['timm, bf16']:5.2f} x timm, bf16")
         print(f"    best of ours: {best / usual:.2f} x the fastest peer, {best / every:.2f} x with attention not fused")
-    print(record("training", findings))
+    print(record(f"{SPEEDS.name}/{kind()}", findings))
     write_sections()
 
 
 def write_sections() -> None:
     """Write what is measured, speeds and curves, into the page of speeds."""
-    for name, section in (("training", speeds_section), ("training_curves", curves_section)):
-        path = RESULTS / f"{name}.json"
-        if path.is_file():
-            write_section(PERFORMANCE, name.replace("_", "-"), section(json.loads(path.read_text())["findings"]))
+    speeds = {path: json.loads(path.read_text()) for path in sorted(SPEEDS.glob("*.json"))}
+    publish("training", "\n\n".join(speeds_section(**found) for found in speeds.values()))
+    if (path := RESULTS / "training_curves.json").is_file():
+        publish("training-curves", curves_section(json.loads(path.read_text())["findings"]), path)
 
 
-def speeds_section(findings: dict[str, Any]) -> str:
+def speeds_section(machine: dict[str, Any], findings: dict[str, Any]) -> str:
     """In Markdown."""
     ways = list(next(iter(findings.values()))["images_per_second"])
     rows = [[way, *(f"{found['images_per_second'][way]:.1f}" for found in findings.values())] for way in ways]
@@ -139,7 +141,7 @@ def speeds_section(findings: dict[str, Any]) -> str:
     rows.append(
         ["one large product, GFLOP/s", *(f"{found['product_limit_gflops']:.0f}" for found in findings.values())]
     )
-    return f"Pictures a second:\n\n{table(['', *findings], rows)}"
+    return f"{machine['processor']}, {machine['cores']} cores, pictures a second:\n\n{table(['', *findings], rows)}"
 
 
 def curves_section(findings: dict[str, Any]) -> str:

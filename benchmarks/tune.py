@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.engines import SETS, with_head
-from benchmarks.results_file import PERFORMANCE, record
-from vitrail.experiments.findings import table, write_section
+from benchmarks.results_file import PERFORMANCE, publish, record
+from vitrail.experiments.findings import table
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
 from vitrail.runtime.engines import available
@@ -60,8 +60,7 @@ def main() -> None:
         "sweep_minutes": (time.monotonic() - start) / 60,
         **verdict(winner, swept),
     }
-    record("tune", findings)
-    write_section(PERFORMANCE, "tune", section(findings))
+    publish("tune", section(findings), record("tune", findings))
 
 
 def sweep(work: Work, winner: Runtime) -> list[Trial]:
