@@ -334,3 +334,24 @@ def test_inspect_refuses_in_a_sentence(
     assert sentence in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_few_shot_shows_a_row_for_each_number_and_its_interval(vitrail: Type, data: Path) -> None:
+    words = ("few-shot", "none", data, "--architecture", "ViT-Ti/16", "--resolution", "32", "--shots", 1, "--shots", 4)
+    said = vitrail(*words, "--seeds", 2, "--quiet")
+    assert said.code == 0
+    assert "95 %, 2 draws" in said.out
+    assert "±" in said.out
+    assert "±" not in vitrail(*words, "--seeds", 1, "--quiet").out
+    assert [row["shots"] for row in json.loads(vitrail(*words, "--json", "--quiet").out)["shots"]] == [1, 4]
+    said = vitrail(*words, "--shots", 99)
+    assert said.code == 2
+    assert "fewer than 99 shots" in said.err
+
+
+def test_a_suite_that_does_not_fit_its_name_is_a_sentence(vitrail: Type, data: Path, tmp_path: Path) -> None:
+    for name in ("cifar100", "imagenet", "pets", "cifar1000"):
+        said = vitrail("suite", name, data, "--out", tmp_path / "x.csv")
+        assert said.code == 2, name
+        assert len(said.err.strip().splitlines()) <= 3, said.err
+    assert not (tmp_path / "x.csv").exists()
