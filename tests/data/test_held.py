@@ -13,7 +13,7 @@ from PIL import Image
 
 from vitrail.config import Preprocessing
 from vitrail.data.augment import _crop
-from vitrail.data.held import Pictures, enough, estimated_bytes, fingerprint, hold, reduced, usual_size
+from vitrail.data.held import Pictures, enough, estimated_bytes, fingerprint, hold, reduced, remember, usual_size
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import Extent, read_image, read_reduced
 from vitrail.errors import UserError
@@ -65,6 +65,22 @@ def test_what_turns_out_larger_than_estimated_is_let_go(tmp_path: Path) -> None:
     assert estimated_bytes(pictures) == 40 * 12
     found, failed = hold(pictures, 50_000, ignore)
     assert (found.pixels, found.bytes, len(found), failed) == (None, 0, 40, {})
+
+
+def test_what_is_remembered_is_the_last_two_and_not_read_again(paths: list[Path]) -> None:
+    one, two, three = Pictures(paths), Pictures(paths, 16), Pictures(paths[:3])
+    remember()
+    try:
+        first = hold(one, 1e9, ignore)
+        assert hold(one, 1e9, lambda done, total: pytest.fail("read")) is first
+        assert hold(one, 100, ignore)[0].pixels is None, "more than may be held"
+        second, third = hold(two, 1e9, ignore), hold(three, 1e9, ignore)
+        assert hold(two, 1e9, ignore) is second
+        assert hold(three, 1e9, ignore) is third
+        assert hold(one, 1e9, ignore) is not first
+    finally:
+        remember(False)
+    assert hold(one, 1e9, ignore) is not first
 
 
 def test_what_is_known_is_not_read_again(paths: list[Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, PositionKind, ViTConfig
+from vitrail.config import EncoderConfig, HeadConfig, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.encoder import DropPath, Encoder, Trace
-from vitrail.model.heads import Pooling
 from vitrail.model.patches import PatchEmbedding
 from vitrail.model.vision import VisionTransformer
 
@@ -31,7 +28,7 @@ TOY = ViTConfig(
 )
 
 
-def _trained(config: ViTConfig, seed: int = 0) -> VisionTransformer:
+def trained(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model whose every number is random, as after training: fresh biases and classifiers are zero."""
     model = build(config, seed).double()
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +38,7 @@ def _trained(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     return model
 
 
-def _images(config: ViTConfig, batch: int = 2) -> Tensor:
+def images_of(config: ViTConfig, batch: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(9)
     return torch.randn(batch, config.channels, *config.image_size, generator=generator, dtype=torch.float64)
 
@@ -64,8 +61,8 @@ class Seen:
 def test_forward_is_equations_1_to_4() -> None:
     """Written out once more, with explicit patches, heads and sums."""
     config = TOY
-    model = _trained(config)
-    images = _images(config)
+    model = trained(config)
+    images = images_of(config)
     (P, Q), D, K = config.patch, config.encoder.width, config.encoder.heads
     E = model.patches.projection.weight.flatten(1)  # (D, C P Q)
     rows = []
@@ -96,7 +93,7 @@ def test_forward_is_equations_1_to_4() -> None:
 
 def test_swiglu_and_layer_scale() -> None:
     encoder = replace(TOY.encoder, mlp="swiglu", layer_scale=0.3, layers=1)
-    block = _trained(replace(TOY, encoder=encoder)).encoder.blocks[0]
+    block = trained(replace(TOY, encoder=encoder)).encoder.blocks[0]
     x = torch.randn(2, 5, 24, dtype=torch.float64)
     z = x + block.scale1.scale * block.attention(block.norm1(x))
     first, second = F.linear(block.norm2(z), block.mlp.fc1.weight, block.mlp.fc1.bias).split(32, dim=-1)
@@ -107,8 +104,8 @@ def test_swiglu_and_layer_scale() -> None:
 @pytest.mark.parametrize("norm", ["tokens", "pooled"])
 def test_pooling(norm: Any) -> None:
     head = HeadConfig(("mean", "distillation", "class"), layers=2, norm=norm)
-    model = _trained(replace(TOY, tokens=("class", "distillation"), head=head))
-    images = _images(TOY)
+    model = trained(replace(TOY, tokens=("class", "distillation"), head=head))
+    images = images_of(TOY)
     outputs = model.encode(images, last=2)
     if norm == "tokens":
         outputs = tuple(model.norm(z) for z in outputs)
@@ -127,8 +124,8 @@ def test_pooling(norm: Any) -> None:
 def test_any_size(patch: tuple[int, int], grid: tuple[int, int], channels: int) -> None:
     size = (patch[0] * grid[0], patch[1] * grid[1])
     config = replace(TOY, patch=patch, image_size=size, channels=channels)
-    model = _trained(config)
-    images = _images(config)
+    model = trained(config)
+    images = images_of(config)
     assert model(images).shape == (2, 5)
     assert model.feature_map(images).shape == (2, 24, *grid)
 
@@ -136,7 +133,7 @@ def test_any_size(patch: tuple[int, int], grid: tuple[int, int], channels: int) 
 def test_convolution_is_a_linear_map_of_flattened_patches() -> None:
     """FACTS of the article, 2.1: the two are the same map."""
     patches = PatchEmbedding(3, 6, (4, 8)).double()
-    images = _images(TOY)
+    images = images_of(TOY)
     flat = F.unfold(images, kernel_size=(4, 8), stride=(4, 8)).mT  # (B, N, C P P)
     expected = flat @ patches.projection.weight.flatten(1).T + patches.projection.bias
     torch.testing.assert_close(patches(images), expected, rtol=0, atol=1e-12)
@@ -146,8 +143,8 @@ def test_convolution_is_a_linear_map_of_flattened_patches() -> None:
 
 
 def test_swapping_two_positions_changes_the_output() -> None:
-    model = _trained(TOY)
-    images = _images(TOY)
+    model = trained(TOY)
+    images = images_of(TOY)
     before = model(images)
     with torch.no_grad():
         model.position.grid[[0, 2], [1, 3]] = model.position.grid[[2, 0], [3, 1]]
@@ -155,8 +152,8 @@ def test_swapping_two_positions_changes_the_output() -> None:
 
 
 def test_patches_permuted_with_their_positions_permute_the_feature_map() -> None:
-    model = _trained(TOY)
-    images = _images(TOY)
+    model = trained(TOY)
+    images = images_of(TOY)
     (P, Q), (h, w), D = TOY.patch, TOY.grid, TOY.encoder.width
     order = torch.randperm(h * w, generator=torch.Generator().manual_seed(0))
     before, logits = model.feature_map(images), model(images)
@@ -174,8 +171,8 @@ def test_patches_permuted_with_their_positions_permute_the_feature_map() -> None
 
 @pytest.mark.parametrize("layers", [[0], [2], [0, 1, 2]])
 def test_traced_attention_is_the_fused_one(layers: list[int]) -> None:
-    model = _trained(TOY)
-    images = _images(TOY)
+    model = trained(TOY)
+    images = images_of(TOY)
     seen = Seen()
     traced = model(images, Trace(seen, attention=layers, blocks=[1, 2]))
     torch.testing.assert_close(traced, model(images), rtol=0, atol=1e-12)
@@ -200,19 +197,19 @@ def test_layers_nobody_asked_for_stay_fused(monkeypatch: pytest.MonkeyPatch) -> 
         return fused(*arguments, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    model = _trained(TOY)
-    model(_images(TOY), Trace(Seen(), attention=[1]))
+    model = trained(TOY)
+    model(images_of(TOY), Trace(Seen(), attention=[1]))
     assert len(calls) == 2
-    model(_images(TOY), Trace(Seen(), blocks=[0, 1, 2]))
+    model(images_of(TOY), Trace(Seen(), blocks=[0, 1, 2]))
     assert len(calls) == 5
 
 
 def test_traced_gradients_are_the_fused_ones() -> None:
-    model = _trained(TOY)
+    model = trained(TOY)
     gradients = []
     for trace in (None, Trace(Seen(), attention=[0, 1, 2])):
         model.zero_grad()
-        model(_images(TOY), trace).square().sum().backward()
+        model(images_of(TOY), trace).square().sum().backward()
         gradients.append(model.patches.projection.weight.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
 
@@ -221,13 +218,13 @@ def test_traced_gradients_are_the_fused_ones() -> None:
 def test_a_layer_that_does_not_exist(fields: dict[str, list[int]]) -> None:
     seen = Seen()
     with pytest.raises(UserError, match=r"There is no layer -?\d: the model has layers 0 to 2\.$"):
-        _trained(TOY)(_images(TOY), Trace(seen, **fields))
+        trained(TOY)(images_of(TOY), Trace(seen, **fields))
     assert not seen.calls
 
 
 def test_nothing_is_kept() -> None:
     """After the pass neither the model nor the trace holds an attention matrix, and autograd's graph none of it."""
-    model = _trained(TOY)
+    model = trained(TOY)
     before = {name: set(vars(module)) for name, module in model.named_modules()}
     alive = []
 
@@ -235,7 +232,7 @@ def test_nothing_is_kept() -> None:
         alive.append(weakref.ref(value))
 
     with torch.no_grad():
-        model(_images(TOY), Trace(receive, attention=[0, 1, 2], blocks=[0, 1, 2]))
+        model(images_of(TOY), Trace(receive, attention=[0, 1, 2], blocks=[0, 1, 2]))
     assert len(alive) == 6
     assert not any(reference() is not None for reference in alive)
     assert before == {name: set(vars(module)) for name, module in model.named_modules()}
@@ -247,7 +244,7 @@ def test_nothing_is_kept() -> None:
 def test_dropout_follows_every_dense_layer_but_qkv_and_the_positions() -> None:
     """ViT appendix B.1. What is dropped is seen at the modules; the attention weights are whole in training too."""
     config = replace(TOY, encoder=replace(TOY.encoder, dropout=0.5))
-    model = _trained(config).train()
+    model = trained(config).train()
     dropped: dict[tuple[str, int], float] = {}
 
     def record(name: str, width: int, output: Tensor) -> None:
@@ -258,7 +255,7 @@ def test_dropout_follows_every_dense_layer_but_qkv_and_the_positions() -> None:
             module.register_forward_hook(lambda _, args, output, name=name: record(name, args[0].shape[-1], output))
     seen = Seen()
     torch.manual_seed(0)
-    model(_images(config, batch=16), Trace(seen, attention=[0, 1, 2]))
+    model(images_of(config, batch=16), Trace(seen, attention=[0, 1, 2]))
     expected = {("encoder.dropout", 24)}
     for layer in range(3):
         expected |= {(f"encoder.blocks.{layer}.attention.dropout", 24)}
@@ -280,16 +277,16 @@ def test_fused_attention_drops_nothing_in_training(monkeypatch: pytest.MonkeyPat
         return fused(*arguments, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    _trained(replace(TOY, encoder=replace(TOY.encoder, dropout=0.5))).train()(_images(TOY))
+    trained(replace(TOY, encoder=replace(TOY.encoder, dropout=0.5))).train()(images_of(TOY))
     assert options_seen == [(4, {})] * 3
 
 
 def test_evaluation_mode_is_deterministic() -> None:
     config = replace(TOY, encoder=replace(TOY.encoder, dropout=0.5, drop_path=0.5))
-    model = _trained(config)
-    assert torch.equal(model(_images(config)), model(_images(config)))
-    plain = _trained(TOY)
-    assert torch.equal(model(_images(config)), plain(_images(config)))
+    model = trained(config)
+    assert torch.equal(model(images_of(config)), model(images_of(config)))
+    plain = trained(TOY)
+    assert torch.equal(model(images_of(config)), plain(images_of(config)))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
@@ -348,7 +345,7 @@ def test_fresh_model() -> None:
     config = replace(TOY, encoder=replace(TOY.encoder, width=96, heads=3))
     model = build(config)
     assert not any(module.training for module in model.modules())
-    assert not model(_images(config).float()).any()
+    assert not model(images_of(config).float()).any()
     for matrix in model.encoder.blocks[0].attention.qkv.weight.chunk(3):
         limit = (6 / (96 + 96)) ** 0.5
         assert 0.95 * limit < float(matrix.detach().abs().max()) <= limit
@@ -370,56 +367,3 @@ def test_images_of_another_size(shape: tuple[int, ...]) -> None:
 def test_no_classifier() -> None:
     with pytest.raises(UserError, match=r"no classifier: .*\.$"):
         build(TOY.with_head(HeadConfig()))(torch.zeros(2, 3, 12, 32))
-
-
-# --- of the last block only what the head reads ---
-
-READ = {
-    "class": (HeadConfig(classes=5), 1),
-    "second token": (HeadConfig(("distillation",), classes=5), 2),
-    "both tokens": (HeadConfig(("class", "distillation"), classes=5), 2),
-    "mean": (HeadConfig(("mean",), classes=5), None),
-    "class and mean": (HeadConfig(("class", "mean"), classes=5), None),
-    "two layers": (HeadConfig(layers=2, classes=5), None),
-    "norm after": (HeadConfig(norm="pooled", classes=5), 1),
-}
-
-
-@pytest.mark.parametrize(("head", "read"), READ.values(), ids=READ)
-@pytest.mark.parametrize("kind", get_args(PositionKind))
-def test_tokens_that_no_head_reads_make_no_difference(
-    head: HeadConfig, read: int | None, kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = EncoderConfig(layers=3, width=24, heads=3, mlp_width=32)
-    config = ViTConfig(
-        encoder, (4, 4), (12, 20), tokens=("class", "distillation"), head=head, position=PositionConfig(kind)
-    )
-    model, images = _trained(config), _images(config)
-    assert model.pooling.read == read
-    found = []
-    for least in (True, False):
-        if not least:
-            monkeypatch.setattr(Pooling, "read", None)
-        model.zero_grad()
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            logits = model(images)
-        logits.pow(2).sum().backward()
-        gradients = [torch.zeros(1) if one.grad is None else one.grad for one in model.parameters()]
-        found.append((logits, gradients, counter.get_total_flops()))
-    (ours, own, less), (whole, all_of_them, more) = found
-    torch.testing.assert_close(ours, whole, rtol=0, atol=1e-10)
-    torch.testing.assert_close(own, all_of_them, rtol=1e-9, atol=1e-9)
-    assert (less < more) == (read is not None)
-    if read is not None and kind == "learned-1d":
-        N, D = config.sequence, 24
-        attention = 2 * (N - read) * N * D  # logits and what they weigh, all heads
-        dense = (N - read) * (D * D + 2 * D * 32)
-        assert more - less == 2 * len(images) * (attention + dense)
-
-
-def test_a_last_block_that_is_looked_at_is_whole() -> None:
-    model, images, seen = _trained(TOY), _images(TOY), Seen()
-    features = model.features(images, Trace(seen, attention=[2], blocks=[2]))
-    assert seen.values["attention", 2].shape == (2, 3, TOY.sequence, TOY.sequence)
-    assert seen.values["block", 2].shape == (2, TOY.sequence, 24)
-    torch.testing.assert_close(features, model.features(images), rtol=0, atol=1e-12)

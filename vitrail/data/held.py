@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,6 +79,18 @@ class Pictures:
         return 0 if self.pixels is None else self.pixels.nbytes
 
 
+_remembered: dict[tuple[Any, ...], tuple[Pictures, dict[Path, str]]] | None = None
+
+
+def remember(on: bool = True) -> None:
+    """What ``hold`` keeps in memory it need not read again, the last two times: for run after run of one data set.
+
+    Files must not change meanwhile. Off: what is remembered is let go.
+    """
+    global _remembered
+    _remembered = {} if on else None
+
+
 def hold(
     pictures: Pictures,
     most: float,
@@ -92,6 +105,9 @@ def hold(
     Returns:
         Those that can be read, and for each of the others the reason why not.
     """
+    key = (tuple(pictures.paths), pictures.shortest, pictures.how)
+    if _remembered and key in _remembered and _remembered[key][0].bytes <= most:
+        return _remembered[key]
     fits = estimated_bytes(pictures) <= most
     if known is not None and not fits:
         return replace(pictures, paths=[path for path in pictures.paths if path not in known]), dict(known)
@@ -115,7 +131,12 @@ def hold(
     if not fits:
         return replace(pictures, paths=kept), failed
     held = np.frombuffer(pixels, np.uint8)
-    return replace(pictures, paths=kept, pixels=held, places=np.array(places, np.int64).reshape(-1, 3)), failed
+    found = replace(pictures, paths=kept, pixels=held, places=np.array(places, np.int64).reshape(-1, 3)), failed
+    if _remembered is not None:
+        for oldest in list(_remembered)[: len(_remembered) - 1]:
+            del _remembered[oldest]
+        _remembered[key] = found
+    return found
 
 
 def estimated_bytes(pictures: Pictures) -> float:

@@ -18,6 +18,7 @@ import torch
 
 from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
+from vitrail.data.held import remember
 from vitrail.data.sources import open_dataset, open_labelled
 from vitrail.errors import UserError
 from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
@@ -109,12 +110,16 @@ class Lab:
     def _each(self, runs: Sequence[Run]) -> Iterable[tuple[Run, float]]:
         jobs = [(run, self.folder, self.data) for run in runs]
         if self.processes == 1 or len(runs) == 1:
-            for job in jobs:
-                yield job[0], make(*job)
+            remember()
+            try:
+                for job in jobs:
+                    yield job[0], make(*job)
+            finally:
+                remember(False)
             return
         threads = max(1, (os.cpu_count() or 1) // self.processes)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.processes, context, torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(self.processes, context, _begin, (threads,)) as pool:
             waiting = {pool.submit(make, *job): job[0] for job in jobs}
             try:
                 for future in as_completed(waiting):
@@ -122,6 +127,12 @@ class Lab:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def _begin(threads: int) -> None:
+    """In a new process: its share of the processors, and pictures are read once for all its runs."""
+    torch.set_num_threads(threads)
+    remember()
 
 
 def make(run: Run, folder: Path, data: Path) -> float:

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.ahead import ahead
-from vitrail.data.order import batch_at, generator, pieces
+from vitrail.data.order import generator
 from vitrail.errors import UserError
 from vitrail.objectives.objective import Objective
 from vitrail.record import to_dict
 from vitrail.settings import TrainSettings
+from vitrail.train.feed import Batch, View, batches_from
 from vitrail.train.interrupts import held
 from vitrail.train.run import Run, running
 from vitrail.train.schedule import rate_share
 from vitrail.train.state import State
 
-View = Callable[[int, np.random.Generator], Tensor]
-"""Sample index and the random numbers of its view -> what the model is to see of it."""
 Evaluate = Callable[[State], tuple[float, Mapping[str, float]]]
 """A score, the higher the better, and numbers to log."""
 
@@ -100,7 +97,7 @@ def train(
         try:
             _settle(state, settings, run, evaluate)
             while not state.ended(settings):
-                with closing(_batches(state, view, len(labels), settings)) as batches:
+                with closing(batches_from(state.step, view, len(labels), settings)) as batches:
                     for batch in batches:
                         start = time.perf_counter()
                         state.begin()
@@ -129,43 +126,6 @@ def check_pieces(model: nn.Module, settings: TrainSettings) -> None:
             "The model has BatchNorm, to which a batch in pieces is other batches: set accumulate to 1, or choose a "
             "model with GroupNorm or LayerNorm."
         )
-
-
-Batch = tuple[int, list[int], Iterator[tuple[list[int], Tensor]]]
-"""Epoch, places, and for each piece of the batch its places and their views (B, ...)."""
-
-
-def _batches(state: State, view: View, samples: int, settings: TrainSettings) -> Generator[Batch, None, None]:
-    """The batches from the state's step on."""
-    steps = range(state.step, settings.steps)
-
-    def batch_of(step: int) -> tuple[int, list[int]]:
-        return batch_at(step, samples, settings.batch_size, settings.seed, settings.repeats)
-
-    places = ((epoch, place) for epoch, batch in map(batch_of, steps) for place in batch)
-    depth = 2 * -(-settings.batch_size // settings.accumulate)
-    with closing(ahead(places, _Load(view, settings.seed, samples), depth, workers=settings.workers)) as loaded:
-        for step in steps:
-            yield (
-                *(batch := batch_of(step)),
-                (
-                    (piece, torch.from_numpy(np.stack([next(loaded) for _ in piece])))
-                    for piece in pieces(batch[1], settings.accumulate)
-                ),
-            )
-
-
-@dataclass(frozen=True)
-class _Load:
-    """Makes a place's view, as an array: those can be sent from one process to another."""
-
-    view: View
-    seed: int
-    samples: int
-
-    def __call__(self, place: tuple[int, int]) -> np.ndarray:
-        array: np.ndarray = self.view(place[1] % self.samples, generator(self.seed, "view", *place)).numpy()
-        return array
 
 
 def _gradient(
