@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Result, Run, hidden, order, packed, write_table
 from vitrail.experiments.scale import Scale
 from vitrail.report.terminal import Show
+from vitrail.train.lock import Busy, locked
 
 MODEL = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
 SETTINGS: dict[str, Any] = {
@@ -242,3 +245,37 @@ def test_an_experiment_from_words_to_a_section(
 def test_an_unknown_experiment_is_told_the_nearest(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the nearest is position-embeddings"):
         index.reproduce("position-embedding", data, tmp_path / "out")
+
+
+TWICE = """
+import sys
+from pathlib import Path
+from tests.experiments.test_lab import MODEL, SETTINGS, _lab, _run
+from vitrail.report.terminal import Show
+from dataclasses import replace
+made = replace(_lab(Path(sys.argv[1]), Path(sys.argv[2])), show=Show())
+first = _run()
+short = {name: value for name, value in SETTINGS.items() if name not in MODEL}
+later = [_run(steps=2, learning_rate=1e-3 * rate) for rate in range(1, 4)]
+for result in made.results([first, *later, replace(first, settings=short, start=first)]):
+    print(result.accuracy)
+"""
+
+
+def test_the_same_command_twice_at_once_makes_each_run_once(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWICE, str(tmp_path), str(data)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    (one, said), (other, also) = (process.communicate() for process in both)
+    assert [process.returncode for process in both] == [0, 0], said + also
+    assert one == other
+    assert len(one.splitlines()) == 5
+    assert (said + also).count(" took ") == 5
+    assert len(list((tmp_path / "cells").iterdir())) == 5
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(data: Path, tmp_path: Path) -> None:
+    run = _run()
+    with locked(tmp_path / "runs" / f"{run.key}.claim"), pytest.raises(Busy):
+        lab.make(run, tmp_path, data.parent)
+    assert lab.make(run, tmp_path, data.parent) is not None
+    assert lab.make(run, tmp_path, data.parent) is None

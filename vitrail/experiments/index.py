@@ -21,7 +21,7 @@ from vitrail.experiments import (
     versus_cnn,
 )
 from vitrail.experiments.findings import Findings, write_section
-from vitrail.experiments.lab import Lab
+from vitrail.experiments.lab import Lab, on_own_accelerator
 from vitrail.experiments.scale import ScaleName
 from vitrail.report.terminal import Show
 
@@ -64,6 +64,7 @@ def reproduce(
     if name not in EXPERIMENTS:
         raise UserError(f"There is no experiment {name!r}{suggestion(name, EXPERIMENTS)}.")
     show = Show(quiet)
+    on_own_accelerator()
     root, folder = Path(data), Path(out)
     if not root.is_dir():
         raise UserError(f"{root} is no folder: name one of {{train,test}}/<class>/.")

@@ -1,4 +1,8 @@
-"""Where an experiment's runs are made: each once, its result a small file, its weights a run folder that may go."""
+"""Where an experiment's runs are made: each once, its result a small file, its weights a run folder that may go.
+
+Several processes, on several machines where the folder is shared, may work on one: whoever makes a run holds its
+claim, a lock that the system lets go of when the process ends, and the others make other runs, or wait.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +33,14 @@ from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
 from vitrail.tasks.pretrain import pretrain
+from vitrail.train.lock import Busy, locked
 
 CELLS, RUNS, SPLITS = "cells", "runs", "splits"
 Label = TypeVar("Label", bound=Hashable)
 POINTS = 100
 """Of a loss curve that is kept."""
+POLL = 1.0
+"""Seconds between two looks at what others are making."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Lab:
         path = self.folder / CELLS / f"{run.key}-{what}.json"
         if not path.is_file():
             self.show.say(f"Measuring {what} of {run.key}.")
-            numbers = dict(measure(load(trained_folder(run, self.folder, self.data), quiet=True)))
+            numbers = dict(measure(load(_weights_of(run, self.folder, self.data), quiet=True)))
             with new_file(path) as beside:
                 beside.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         return _read(path)
@@ -104,16 +112,34 @@ class Lab:
         return self.folder / CELLS / f"{run.key}.json"
 
     def _make(self, runs: Sequence[Run]) -> None:
-        for done, (run, seconds) in enumerate(self._each(runs), 1):
-            self.show.say(f"{done} of {len(runs)}: {run.key} took {duration(seconds)}.")
+        left = list(runs)
+        while left:
+            for run, seconds in self._each(left):
+                left.remove(run)
+                took = "is there" if seconds is None else f"took {duration(seconds)}"
+                self.show.say(f"{len(runs) - len(left)} of {len(runs)}: {run.key} {took}.")
+            if left:
+                self.show.say(f"Waiting for {len(left)} that others are making.")
+                while all(map(self._busy, left)):
+                    time.sleep(POLL)
 
-    def _each(self, runs: Sequence[Run]) -> Iterable[tuple[Run, float]]:
+    def _busy(self, run: Run) -> bool:
+        """Whether another process is making it."""
+        try:
+            with locked(_claim(run, self.folder)):
+                return False
+        except Busy:
+            return True
+
+    def _each(self, runs: Sequence[Run]) -> Iterable[tuple[Run, float | None]]:
+        """Those that are made, and in how many seconds if made here; not those that another process is making."""
         jobs = [(run, self.folder, self.data) for run in runs]
         if self.processes == 1 or len(runs) == 1:
             remember()
             try:
                 for job in jobs:
-                    yield job[0], make(*job)
+                    with suppress(Busy):
+                        yield job[0], make(*job)
             finally:
                 remember(False)
             return
@@ -123,7 +149,8 @@ class Lab:
             waiting = {pool.submit(make, *job): job[0] for job in jobs}
             try:
                 for future in as_completed(waiting):
-                    yield waiting[future], future.result()
+                    with suppress(Busy):
+                        yield waiting[future], future.result()
             finally:
                 for future in waiting:
                     future.cancel()
@@ -132,15 +159,40 @@ class Lab:
 def _begin(threads: int) -> None:
     """In a new process: its share of the processors, and pictures are read once for all its runs."""
     torch.set_num_threads(threads)
+    on_own_accelerator()
     remember()
 
 
-def make(run: Run, folder: Path, data: Path) -> float:
-    """Train, judge, and write the cell; a run that was stopped is gone on with. Returns seconds.
+def on_own_accelerator() -> None:
+    """Of several processes that torchrun started on a machine, each takes the accelerator of its number."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def _claim(run: Run, folder: Path) -> Path:
+    return folder / RUNS / f"{run.key}.claim"
+
+
+def _weights_of(run: Run, folder: Path, data: Path) -> Path:
+    """``trained_folder`` of a run that another process may be training: then when it has."""
+    while True:
+        with suppress(Busy), locked(_claim(run, folder)):
+            return trained_folder(run, folder, data)
+        time.sleep(POLL)
+
+
+def make(run: Run, folder: Path, data: Path) -> float | None:
+    """Train, judge, and write the cell; a run that was stopped is gone on with. Seconds; None if it was there.
 
     Raises:
+        Busy: another process is making it.
         UserError: the pictures are not there, or training fails.
     """
+    with locked(_claim(run, folder)):
+        return None if (folder / CELLS / f"{run.key}.json").is_file() else _made(run, folder, data)
+
+
+def _made(run: Run, folder: Path, data: Path) -> float:
     start = time.perf_counter()
     trained = trained_folder(run, folder, data)
     curve = _curve(trained)
@@ -182,7 +234,7 @@ def trained_folder(run: Run, folder: Path, data: Path) -> Path:
         return out
     if "batch_size" not in run.settings or "steps" not in run.settings:
         raise UserError("A run of an experiment says its steps and its batch_size.")
-    weights = None if run.start is None else trained_folder(run.start, folder, data)
+    weights = None if run.start is None else _weights_of(run.start, folder, data)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = folder / RUNS / f"{run.key}.csv"
     root = (data / run.photos.data).absolute()
@@ -191,7 +243,7 @@ def trained_folder(run: Run, folder: Path, data: Path) -> Path:
     if run.teacher is not None:
         labelled, table = open_dataset(table, 0.0, 0), table.with_suffix(".pseudo.csv")
         if not table.is_file():  # a run that goes on finds the labels it began with
-            teacher = load(trained_folder(run.teacher, folder, data), quiet=True)
+            teacher = load(_weights_of(run.teacher, folder, data), quiet=True)
             others = hidden(run.photos, root, split)
             label(teacher, labelled, others, table, PseudoLabels(), run.seed, Show(quiet=True))
     pretrain(table, out, weights=weights, seed=run.seed, quiet=True, **run.settings)

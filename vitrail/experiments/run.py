@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.atomic import new_file
 from vitrail.data.listing import images_below
 from vitrail.errors import UserError
 from vitrail.record import to_dict
@@ -148,7 +149,7 @@ def _write_order(root: Path, split: Path) -> None:
         random.Random(f"{root.name} {name}").shuffle(paths)
         rows += [[name, path] for path in paths]
     split.parent.mkdir(parents=True, exist_ok=True)
-    with split.open("w", newline="", encoding="utf-8") as file:
+    with new_file(split) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "path"])
         writer.writerows(rows)

@@ -18,6 +18,10 @@ except ImportError:  # Windows
 NAME = ".lock"
 
 
+class Busy(UserError):
+    """Another process holds the folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder``, made where it is missing, against other processes until the block ends.
@@ -26,7 +30,8 @@ def locked(folder: Path) -> Iterator[None]:
     only where there are no such locks (Windows) the file itself is the lock, and may have to be removed.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        Busy: another process holds it.
+        UserError: the folder cannot be written.
     """
     path = Path(folder) / NAME
     with explained(path):
@@ -41,7 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise Busy(
                 f"{folder} is being trained in by {_holder(path)}: wait for it to end, or choose another folder."
             ) from None
         with explained(path):
@@ -58,7 +63,7 @@ def _own_file(path: Path) -> Iterator[None]:
         with explained(path, frozenset()):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
-        raise UserError(
+        raise Busy(
             f"{path.parent} is being trained in by {_holder(path)}: wait for it to end, or, if there is no such "
             f"process any more, remove {path}."
         ) from None
