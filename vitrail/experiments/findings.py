@@ -42,10 +42,16 @@ class Findings:
 
     @property
     def cost(self) -> str:
-        """Runs, minutes and seeds."""
+        """Runs, what they begin as, seeds, minutes and where."""
         minutes = sum(result.minutes for result in {str(result.run): result for result in self.results}.values())
         seeds = len({result.run["seed"] for result in self.results})
-        return f"{len(self.results)} runs, {minutes:.0f} minutes of training here, {seeds} seeds"
+        started = sum(result.run.get("start") is not None for result in self.results)
+        begun = f"{started} of them from another run's weights" if started else "all from random weights"
+        where = ", ".join(sorted({result.processor for result in self.results if result.processor}))
+        return (
+            f"{len(self.results)} runs, {begun}, {seeds} seeds, {minutes:.0f} minutes of training"
+            f"{f' ({where})' if where else ''}"
+        )
 
     def markdown(self, figure: str) -> str:
         """The section; ``figure`` is the picture's address."""

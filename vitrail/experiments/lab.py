@@ -31,7 +31,7 @@ from vitrail.errors import UserError
 from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
-from vitrail.runtime.machine import keep_memory
+from vitrail.runtime.machine import keep_memory, processor
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
@@ -228,6 +228,7 @@ def _made(run: Run, folder: Path, data: Path) -> float:
         tokens=config.sequence,
         seen=int(curve[-1][0]) * int(run.settings["batch_size"]),
         curve=curve,
+        processor=torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         **judged,
     )
     with new_file(folder / CELLS / f"{run.key}.json") as beside:

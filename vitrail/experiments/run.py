@@ -88,6 +88,8 @@ class Result:
     """A bit for each test picture, in the order of their names: base64 of the packed bits."""
     curve: list[list[float]] = field(default_factory=list)
     """Steps and mean losses."""
+    processor: str = ""
+    """That it was made on, or an accelerator's name."""
 
     @property
     def accuracy(self) -> float:
