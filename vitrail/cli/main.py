@@ -30,6 +30,7 @@ from vitrail.cli.show import show
 from vitrail.cli.suite import suite
 from vitrail.cli.tune import tune
 from vitrail.errors import UserError
+from vitrail.runtime.machine import keep_memory
 
 app = typer.Typer(
     help="Vision Transformers from paper to practice: labelled photos in, a classifier out.",
@@ -80,6 +81,7 @@ def main() -> None:
     # Threads of torch that wait for work sleep, and leave the processor to those that decode pictures. It is read
     # when torch is loaded, which no command does before it is run; what the user has set stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleaned up
     for stream in (sys.stdout, sys.stderr):  # a name the terminal cannot show is no reason to stop
         if isinstance(stream, io.TextIOWrapper):

@@ -70,6 +70,11 @@ def _begin(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """In a process that was started by another: do not outlive it, however it ends."""
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -23,12 +24,14 @@ import torch
 
 from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
+from vitrail.data.ahead import end_with_parent
 from vitrail.data.held import remember
 from vitrail.data.sources import open_dataset, open_labelled
 from vitrail.errors import UserError
 from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
+from vitrail.runtime.machine import keep_memory
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
@@ -151,13 +154,18 @@ class Lab:
                 for future in as_completed(waiting):
                     with suppress(Busy):
                         yield waiting[future], future.result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            except BaseException:  # what a run has done is kept in its checkpoints: nobody waits for the rest
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
 
 
 def _begin(threads: int) -> None:
     """In a new process: its share of the processors, and pictures are read once for all its runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    end_with_parent()
+    keep_memory()
     torch.set_num_threads(threads)
     on_own_accelerator()
     remember()
