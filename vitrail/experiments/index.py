@@ -27,6 +27,7 @@ from vitrail.report.terminal import Show
 
 EXPERIMENTS: dict[str, Callable[[Lab, str, ScaleName, str], Findings]] = {
     "position-embeddings": positions.run,
+    "position-embeddings-longer": positions.longer,
     "patch-size": patches.run,
     "resolution": resolution.run,
     "head": head.run,
