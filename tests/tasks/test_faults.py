@@ -21,7 +21,7 @@ from vitrail import atomic
 from vitrail.errors import UserError
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.finetune import Finetuned, resume
-from vitrail.train import loop
+from vitrail.train import feed, loop
 from vitrail.train.run import Run
 
 
@@ -154,7 +154,7 @@ def test_a_worker_that_was_killed_is_a_sentence(
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "ahead", killed)
+        patch.setattr(feed, "ahead", killed)
         with pytest.raises(UserError, match=r"killed: run vitrail finetune --resume .*begun, with fewer workers"):
             resume(begun, quiet=True)
     resume(begun, quiet=True)
