@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-ANYWHERE = ("startup", "training", "inference", "high_resolution", "parity")
+ANYWHERE = ("startup", "training", "memory", "inference", "high_resolution", "parity")
 WITH_DATA = ("training --curves", "imagenette", "tune", "engines", "predict", "time_to_accuracy")
 """Those that want VITRAIL_DATA."""
 

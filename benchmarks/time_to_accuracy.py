@@ -118,7 +118,11 @@ def section() -> str:
             table(["", "steps", "accuracy, %", "minutes"], rows),
             f"Vitrail is there {ratio:.2f} times as fast.",
         ]
-    return "\n\n".join(lines) or "Not measured yet: `python -m benchmarks.time_to_accuracy` fills this in."
+    wanted = ["photos-transformers", *(f"photos-vitrail-{number}" for number in range(len(FINETUNE)))]
+    left = [name for name in (*wanted, "scratch-timm", "scratch-vitrail") if name not in found]
+    if left:
+        lines.append(f"Not measured yet: {', '.join(left)} (`python -m benchmarks.time_to_accuracy`).")
+    return "\n\n".join(lines)
 
 
 def _accuracy(found: Cell) -> str:

@@ -43,6 +43,12 @@ def flops(config: Architecture) -> int:
     return 2 * (sum(one.products for one in convolutions(config)) + config.classifier_width * config.head.classes)
 
 
+def embedding_flops(config: ViTConfig) -> int:
+    """Of ``flops``, those of the patch embedding, a hybrid's stem included: as many for every patch size."""
+    products = config.grid[0] * config.grid[1] * math.prod(config.patch) * _channels(config) * config.encoder.width
+    return 2 * (products + sum(one.products for one in convolutions(config)))
+
+
 def merged_flops(config: ViTConfig, merging: tuple[int, ...]) -> int:
     """``flops`` when layer l merges ``merging[l]`` tokens after its attention (``runtime.merging``).
 
@@ -55,8 +61,6 @@ def merged_flops(config: ViTConfig, merging: tuple[int, ...]) -> int:
     encoder, width = config.encoder, config.encoder.width
     *seen, left = merged_tokens(config, merging)
     mlp = (_first_mlp_width(config) + encoder.mlp_width) * width
-    embedding = config.grid[0] * config.grid[1] * math.prod(config.patch) * _channels(config) * width
-    embedding += sum(one.products for one in convolutions(config))
     blocks = 0
     for tokens, after in zip(seen, [*seen[1:], left], strict=True):
         blocks += tokens * 4 * width * width + _attention_products(config, tokens) + after * mlp
@@ -68,7 +72,7 @@ def merged_flops(config: ViTConfig, merging: tuple[int, ...]) -> int:
     head = config.classifier_width * config.head.classes + config.feature_width * (config.head.prelogits or 0)
     if "map" in config.head.parts:  # keys and values of all tokens, the rest for the probe alone
         head += 2 * width * width + mlp + 2 * left * width * width + 2 * left * width
-    return 2 * (embedding + blocks + head)
+    return embedding_flops(config) + 2 * (blocks + head)
 
 
 def merged_tokens(config: ViTConfig, merging: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,17 @@ from PIL import Image
 
 from vitrail.config import Preprocessing
 from vitrail.data.augment import _crop
-from vitrail.data.held import Pictures, enough, estimated_bytes, fingerprint, hold, reduced, remember, usual_size
+from vitrail.data.held import (
+    Pictures,
+    enough,
+    estimated_bytes,
+    fingerprint,
+    forget,
+    hold,
+    reduced,
+    remember,
+    usual_size,
+)
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import Extent, read_image, read_reduced
 from vitrail.errors import UserError
@@ -79,7 +89,7 @@ def test_what_is_remembered_is_the_last_two_and_not_read_again(paths: list[Path]
         assert hold(three, 1e9, ignore) is third
         assert hold(one, 1e9, ignore) is not first
     finally:
-        remember(False)
+        forget()
     assert hold(one, 1e9, ignore) is not first
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -279,3 +280,31 @@ def test_a_run_that_another_process_makes_is_left_to_it(data: Path, tmp_path: Pa
         lab.make(run, tmp_path, data.parent)
     assert lab.make(run, tmp_path, data.parent) is not None
     assert lab.make(run, tmp_path, data.parent) is None
+
+
+STOPPED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.experiments.test_lab import _lab, _run
+from vitrail.report.terminal import Show
+if __name__ == "__main__":
+    made = replace(_lab(Path(sys.argv[1]), Path(sys.argv[2])), show=Show(), processes=2)
+    made.results([_run(), _run(steps=1_000_000, learning_rate=1e-3), _run(steps=1_000_000, learning_rate=1e-4)])
+"""
+
+
+def test_ctrl_c_ends_the_processes_too(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    command = [sys.executable, str(script), str(tmp_path), str(data)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    assert any(" took " in line for line in process.stderr), "the short run is made, a long one goes on"
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode != 0
+    for claim in (tmp_path / "runs").glob("*.claim"):
+        with locked(claim):  # nobody makes it any more
+            pass

@@ -30,7 +30,7 @@ from vitrail.cli.show import show
 from vitrail.cli.suite import suite
 from vitrail.cli.tune import tune
 from vitrail.errors import UserError
-from vitrail.runtime.machine import keep_memory
+from vitrail.runtime.memory import keep_memory
 
 app = typer.Typer(
     help="Vision Transformers from paper to practice: labelled photos in, a classifier out.",

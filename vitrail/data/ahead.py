@@ -66,15 +66,15 @@ _function: Callable[[Any], Any]
 
 
 def _begin(function: Callable[[Any], Any]) -> None:
-    """In a new process: take the function, leave Ctrl-C to the parent, and do not outlive it."""
+    """In a new process: take the function."""
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """In a process that was started by another: do not outlive it, however it ends."""
+    """In a process that was started by another: leave Ctrl-C to it, and do not outlive it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

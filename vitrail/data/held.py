@@ -82,13 +82,19 @@ class Pictures:
 _remembered: dict[tuple[Any, ...], tuple[Pictures, dict[Path, str]]] | None = None
 
 
-def remember(on: bool = True) -> None:
-    """What ``hold`` keeps in memory it need not read again, the last two times: for run after run of one data set.
+def remember() -> None:
+    """From now on ``hold`` does not read again what it kept in memory the last two times; files must not change.
 
-    Files must not change meanwhile. Off: what is remembered is let go.
+    For a process that makes run after run of one data set.
     """
     global _remembered
-    _remembered = {} if on else None
+    _remembered = {}
+
+
+def forget() -> None:
+    """End what ``remember`` began."""
+    global _remembered
+    _remembered = None
 
 
 def hold(

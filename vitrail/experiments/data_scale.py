@@ -31,10 +31,9 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     steps = max(1, usual.steps // SHORT)
     start = Run(Photos(data, labels=False), _settings(usual, usual.model, steps) | {"objective": "mae", "tuning": {}})
     few = Photos(data, counts[SEARCHED_AT])
-    vit = lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES)
-    fewer = affordable(steps, lab.result(vit), scale, lab.classes(data))
+    fewer = affordable(steps, scale, lab.classes(data))
     searched = {
-        VIT: vit,
+        VIT: lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES),
         RESNET: lab.searched(Run(few, _settings(usual, cnn(scale), fewer)), RATES),
         PRETRAINED: lab.searched(Run(few, _settings(usual, {}, steps), start=start), RATES),
     }

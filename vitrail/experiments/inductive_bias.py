@@ -46,7 +46,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         kind: [Run(Photos(data), {**usual.settings(), "position": kind}, seed) for seed in usual.seeds]
         for kind in KINDS
     }
-    steps = affordable(usual.steps, lab.result(runs[USUAL][0]), scale, lab.classes(data))
+    steps = affordable(usual.steps, scale, lab.classes(data))
     tuning = {**plain["tuning"], "evaluate_every": steps}
     resnet = {**plain, **cnn(scale), "steps": steps, "tuning": tuning}
     runs[RESNET] = [Run(Photos(data), resnet, seed) for seed in usual.seeds]

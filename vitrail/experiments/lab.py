@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -25,13 +24,14 @@ import torch
 from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
 from vitrail.data.ahead import end_with_parent
-from vitrail.data.held import remember
+from vitrail.data.held import forget, remember
 from vitrail.data.sources import open_dataset, open_labelled
 from vitrail.errors import UserError
 from vitrail.experiments.run import Result, Run, hidden, order, packed, set_aside, test_folder, write_table
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show, duration
-from vitrail.runtime.machine import keep_memory, processor
+from vitrail.runtime.machine import processor
+from vitrail.runtime.memory import keep_memory
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
@@ -123,6 +123,7 @@ class Lab:
                 self.show.say(f"{len(runs) - len(left)} of {len(runs)}: {run.key} {took}.")
             if left:
                 self.show.say(f"Waiting for {len(left)} that others are making.")
+                time.sleep(POLL)
                 while all(map(self._busy, left)):
                     time.sleep(POLL)
 
@@ -144,10 +145,11 @@ class Lab:
                     with suppress(Busy):
                         yield job[0], make(*job)
             finally:
-                remember(False)
+                forget()
             return
         threads = max(1, (os.cpu_count() or 1) // self.processes)
         context = multiprocessing.get_context("spawn")
+        others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(self.processes, context, _begin, (threads,)) as pool:
             waiting = {pool.submit(make, *job): job[0] for job in jobs}
             try:
@@ -156,14 +158,13 @@ class Lab:
                         yield waiting[future], future.result()
             except BaseException:  # what a run has done is kept in its checkpoints: nobody waits for the rest
                 pool.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
+                for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
                 raise
 
 
 def _begin(threads: int) -> None:
     """In a new process: its share of the processors, and pictures are read once for all its runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
     end_with_parent()
     keep_memory()
     torch.set_num_threads(threads)
@@ -190,7 +191,10 @@ def _weights_of(run: Run, folder: Path, data: Path) -> Path:
 
 
 def make(run: Run, folder: Path, data: Path) -> float | None:
-    """Train, judge, and write the cell; a run that was stopped is gone on with. Seconds; None if it was there.
+    """Train, judge, and write the cell; a run that was stopped is gone on with.
+
+    Returns:
+        Seconds; None if it was there.
 
     Raises:
         Busy: another process is making it.

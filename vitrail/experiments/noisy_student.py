@@ -28,16 +28,13 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     """A teacher, a student of its size, and the same model trained on the labels alone as long as the student."""
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
-    families: dict[str, dict[str, Any]] = {
-        "ViT": dict(usual.model),
-        "ResNet": cnn(scale),
+    families: dict[str, tuple[dict[str, Any], int]] = {
+        "ViT": (dict(usual.model), usual.steps),
+        "ResNet": (cnn(scale), affordable(usual.steps, scale, lab.classes(data))),
     }
     few, all_of_them = Photos(data, LABELLED), Photos(data, LABELLED, unlabelled=UNLABELLED)
     runs: dict[tuple[str, str], list[Run]] = {}
-    for family, model in families.items():
-        whole = usual.steps
-        if (first := runs.get(("ViT", TEACHER))) is not None:
-            whole = affordable(whole, lab.result(first[0]), scale, lab.classes(data))
+    for family, (model, whole) in families.items():
         steps = max(1, whole // SHORT)
         tuning = {**plain["tuning"], "evaluate_every": steps}
         best = lab.searched(Run(few, {**plain, **model, "steps": steps, "tuning": tuning}), RATES)

@@ -35,11 +35,11 @@ class Scale:
 
 LIGHT = {"operations": 0, "erase": 0.0, "mixing": 0.0, "smallest_crop": 0.5}
 """Views of small pictures for models that see each a dozen times: crop and flip."""
-SQUARES = {"heads": 3, "patch": 4, "resolution": 32, "position": "learned-1d"}
-"""What the models of small pictures share."""
+SMALL_PICTURES = {"heads": 3, "patch": 4, "resolution": 32, "position": "learned-1d"}
+"""What models of small pictures share; the usual position is said, so that a run has one name in all experiments."""
 SCALES: dict[ScaleName, Scale] = {
-    "small": Scale({"layers": 4, "width": 96, **SQUARES}, 2000, 128, 1e-3, tuning=LIGHT),
-    "medium": Scale({"layers": 9, "width": 192, **SQUARES}, 40_000, 256, 1e-3, tuning=LIGHT),
+    "small": Scale({"layers": 4, "width": 96, **SMALL_PICTURES}, 2000, 128, 1e-3, tuning=LIGHT),
+    "medium": Scale({"layers": 9, "width": 192, **SMALL_PICTURES}, 40_000, 256, 1e-3, tuning=LIGHT),
     # ViT table 3, ImageNet: 300 epochs of batch 4096, 3e-3, weight decay 0.3, dropout aside, warm-up of 10,000 steps.
     "paper": Scale(
         {"architecture": "ViT-B/16", "resolution": 224},

@@ -43,7 +43,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     vit = lab.searched(_of(photos, plain, families[VIT], first), RATES)
     compute = lab.result(vit).flops * usual.steps
     runs: dict[tuple[str, float], list[Run]] = {}
-    short = {RESNET: affordable(first, lab.result(vit), scale, lab.classes(data))}
+    short = {RESNET: affordable(first, scale, lab.classes(data))}
     for family, model in families.items():
         begun = vit if family == VIT else lab.searched(_of(photos, plain, model, short.get(family, first)), RATES)
         cost = lab.result(begun).flops

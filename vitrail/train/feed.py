@@ -29,7 +29,8 @@ def batches_from(first: int, view: View, samples: int, settings: TrainSettings) 
     def batch_of(step: int) -> tuple[int, list[int]]:
         return batch_at(step, samples, settings.batch_size, settings.seed, settings.repeats)
 
-    # Handing a small view over by itself costs as much as making it; sixteen portions are enough to share out.
+    # Threads that hand over small views one by one keep taking Python's lock from the step that is computed meanwhile;
+    # sixteen portions of a batch are enough to share out.
     together = min(PORTION, max(1, settings.batch_size // settings.accumulate // PORTION))
 
     def portions(epoch: int, batch: list[int]) -> Iterator[tuple[int, list[int]]]:

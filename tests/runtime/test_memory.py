@@ -1,4 +1,4 @@
-"""What a process is told about its memory."""
+"""Freed memory stays where it was asked to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 KEPT = """
 import sys
-from vitrail.runtime.machine import keep_memory
+from vitrail.runtime.memory import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 import numpy as np
