@@ -35,6 +35,8 @@ MERGED = 3.0
 CHECKED = 8
 """Pictures that this is looked at on."""
 ABOUT = "build.json"
+RECIPE = 2
+"""Raised when the same model is built differently than before: builds that are there are not taken then."""
 
 
 class Rejected(UserError):
@@ -191,7 +193,15 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor) -
 
 def key(model: Model, runtime: Runtime) -> str:
     """A name for all that a build depends on: the model, what is computed how, processor and libraries."""
-    about = [to_dict(model.config), runtime.backend, runtime.precision, runtime.merging, processor(), versions()]
+    about = [
+        RECIPE,
+        to_dict(model.config),
+        runtime.backend,
+        runtime.precision,
+        runtime.merging,
+        processor(),
+        versions(),
+    ]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("classifier."):

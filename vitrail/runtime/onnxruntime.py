@@ -45,7 +45,10 @@ def build(module: nn.Module, example: Tensor, folder: Path, quantised: bool) -> 
         whole = path.rename(folder / "float.onnx")
         logging.disable(logging.WARNING)  # it says that the graph was not prepared by its own tool
         try:
-            quantize_dynamic(whole, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+            # A scale for each output: one for a whole matrix costs twice the error.
+            quantize_dynamic(
+                whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+            )
         finally:
             logging.disable(logging.NOTSET)
         whole.unlink()
