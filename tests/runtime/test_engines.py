@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,12 @@ def test_merged_graphs_give_what_merged_models_give(way: str, tmp_path: Path) ->
     assert torch.allclose(engine(model, _way(way, merging=(2, 1)), None, tmp_path)(images), truth, atol=2e-4)
 
 
-def test_eight_bits_are_near_and_need_pictures(tmp_path: Path) -> None:
+def test_eight_bits_are_near_and_ranges_need_pictures(tmp_path: Path) -> None:
     model, images = _model(replace(PLAIN, encoder=replace(PLAIN.encoder, width=48))), _pictures(PLAIN, 16)
     for way in ("onnx:int8", "openvino:int8"):
-        with pytest.raises(UserError, match="run vitrail tune with labelled pictures first"):
-            engine(model, _way(way), None, tmp_path)
+        if way == "openvino:int8":
+            with pytest.raises(UserError, match="run vitrail tune with labelled pictures first"):
+                engine(model, _way(way), None, tmp_path)
         made = engine(model, _way(way), images, tmp_path)
         with torch.no_grad():
             truth = model.features(images)
@@ -91,14 +93,28 @@ def test_eight_bits_are_near_and_need_pictures(tmp_path: Path) -> None:
         assert torch.equal(engine(model, _way(way), None, tmp_path)(images), made(images)), "the build is taken again"
 
 
-def test_a_backend_that_is_wrong_on_this_machine_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("way", "fault", "words"),
+    [
+        ("openvino:fp32", lambda found: found * 1.02, r"features that are 0\.02 of their length from"),
+        ("openvino:fp32", lambda found: found * float("nan"), "nan of their length"),
+        ("openvino:fp32", lambda found: found * (len(found) > 1), r"1 of their length .* in batches of 1,"),
+        ("openvino:fp32", lambda found: found * (float("nan") if len(found) > 8 else 1), "nan .* in batches of 32,"),
+        (
+            "openvino:int8",
+            lambda found: torch.cat([found[:1] * -0.9, found[1:]]) if len(found) > 1 else found,
+            r"for a picture that are 1\.9",
+        ),
+    ],
+    ids=["a little off", "no numbers", "single pictures", "full batches", "one picture of many"],
+)
+def test_a_backend_that_is_wrong_on_this_machine_is_rejected(
+    way: str, fault: Callable[[Tensor], Tensor], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = openvino.OpenVINO._features
-    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: usual(self, images) * 1.02)
-    with pytest.raises(Rejected, match=r"openvino:fp32 gives features that are 0\.02 of their length from"):
-        engine(_model(PLAIN), _way("openvino:fp32"), None, tmp_path)
-    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: usual(self, images) * float("nan"))
-    with pytest.raises(Rejected, match="nan of their length"):
-        engine(_model(PLAIN), _way("openvino:fp32"), None, tmp_path)
+    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: fault(usual(self, images)))
+    with pytest.raises(Rejected, match=words):
+        engine(_model(PLAIN), _way(way), _pictures(PLAIN, 8), tmp_path)
     assert not list((tmp_path / BUILDS).iterdir()), "nothing wrong is kept"
 
 
@@ -117,31 +133,6 @@ def test_where_eight_bits_are_too_few_sensitive_layers_keep_more(
     with pytest.raises(Rejected):
         engine(_model(PLAIN), _way("openvino:int8"), _pictures(PLAIN, 8), tmp_path)
     assert scopes == list(openvino.SENSITIVE)
-
-
-def test_a_build_is_made_once_and_again_if_it_is_damaged_or_the_model_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: list[Path] = []
-    usual = openvino.build
-
-    def follow(module: Any, example: Tensor, folder: Path, *more: Any) -> None:
-        built.append(folder)
-        usual(module, example, folder, *more)
-
-    monkeypatch.setattr(openvino, "build", follow)
-    model, way, images = _model(PLAIN), _way("openvino:fp32"), _pictures(PLAIN)
-    first = engine(model, way, None, tmp_path)(images)
-    assert torch.equal(engine(model, way, None, tmp_path)(images), first)
-    assert len(built) == 1
-    (folder,) = (tmp_path / BUILDS).iterdir()
-    (folder / "model.xml").write_text("<net")
-    assert torch.equal(engine(model, way, None, tmp_path)(images), first)
-    assert len(built) == 2
-    model.norm.bias.data += 1
-    other = engine(model, way, None, tmp_path)(images)
-    assert len(built) == 3
-    assert not torch.allclose(other, first)
 
 
 def test_what_cannot_be_run_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +179,31 @@ def test_batches_come_in_few_sizes(count: int, most: int, sizes: list[int]) -> N
     images = _pictures(PLAIN, count)
     assert torch.allclose(in_sizes(run, images, most), images.sum(dim=(1, 2, 3))[:, None])
     assert seen == sizes
+
+
+@pytest.mark.parametrize("way", ["eager:fp32", "onnx:fp32"])
+def test_batches_are_as_large_as_was_tuned(way: str, tmp_path: Path) -> None:
+    made = engine(_model(PLAIN), _way(way, batch_size=3, threads=1000), None, tmp_path)
+    seen: list[int] = []
+    usual = made._features  # type: ignore[attr-defined]
+
+    def follow(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        found: Tensor = usual(images)
+        return found
+
+    made._features = follow  # type: ignore[attr-defined]
+    assert len(made(_pictures(PLAIN, 7))) == 7
+    assert seen == [3, 3, 1]
+
+
+def test_every_engine_is_compiled_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the compiler all are versions of one function, and after some it would give up without a word."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        for count in (1, 2):
+            engine(_model(PLAIN), _way("compiled:fp32", batch_size=32))
+            assert torch._dynamo.config.recompile_limit >= 8 + 6 * count, "a single picture, and 2 to 32 of them"
 
 
 def test_compiled_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from vitrail.errors import UserError
 from vitrail.runtime.plan import Backend, Precision, Runtime, parse
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
 
-REFERENCE = Runtime("eager", "fp32")
+REFERENCE, USUAL = Runtime("eager", "fp32"), Runtime("eager", "bf16")
 WAYS = [Runtime(backend, precision) for backend in get_args(Backend) for precision in get_args(Precision)]
 SCHEDULES = [(level, 0) for level in range(1, 20)]
 
@@ -51,17 +51,19 @@ machines = st.builds(
 @given(machine=machines, allowed=st.floats(0, 2))
 def test_the_winner_is_that_of_a_full_sweep(machine: Fake, allowed: float) -> None:
     tuner = Tuner(machine.speeds, machine.loss, allowed)
-    best = tuner.plain(WAYS, REFERENCE)
+    best = tuner.plain(WAYS, REFERENCE, USUAL)
     fit = [way for way in WAYS if machine.lost[way] <= allowed]
     assert best.speed == max(machine.speed[way] for way in fit)
     faster = [way for way in WAYS if machine.speed[way] >= best.speed]
-    assert set(machine.judged) <= {REFERENCE, best.runtime, *faster}, "the accuracy of what cannot win is not asked"
+    assert set(machine.judged) <= {REFERENCE, USUAL, best.runtime, *faster}, (
+        "the accuracy of what cannot win is not asked"
+    )
 
 
 @given(machine=machines, allowed=st.floats(0, 2))
 def test_as_much_is_merged_as_is_allowed(machine: Fake, allowed: float) -> None:
     tuner = Tuner(machine.speeds, machine.loss, allowed)
-    plain = tuner.plain(WAYS, REFERENCE)
+    plain = tuner.plain(WAYS, REFERENCE, USUAL)
     best = tuner.merged(plain, reversed(SCHEDULES))
     fit = [merging for merging in SCHEDULES if machine.lost[plain.runtime] + sum(merging) / 10 <= allowed]
     assert best.runtime.merging == (fit[-1] if fit else ())
@@ -75,7 +77,7 @@ def test_a_tie_changes_nothing(gain: float, wins: bool) -> None:
     tuner = Tuner(
         lambda ways: {way: 10 * (gain if way == other else 1) for way in ways}, Fake([1] * 12, [0] * 12).loss, 1
     )
-    best = tuner.plain([], REFERENCE)
+    best = tuner.plain([], REFERENCE, REFERENCE)
     found = tuner.varied(best, [other])
     assert (found.runtime == other) == wins
     assert found.loss == best.loss
@@ -84,22 +86,22 @@ def test_a_tie_changes_nothing(gain: float, wins: bool) -> None:
 def test_what_cannot_be_had_is_left_out_and_named() -> None:
     machine = Fake([0 if way.backend == "openvino" else 5 for way in WAYS], [0] * len(WAYS))
     tuner = Tuner(machine.speeds, machine.loss, 0.3)
-    best = tuner.plain(WAYS, REFERENCE)
+    best = tuner.plain(WAYS, REFERENCE, USUAL)
     found = tuner.found(best)
     assert set(found.left_out) == {"openvino:fp32", "openvino:bf16", "openvino:int8"}
     assert found.left_out["openvino:int8"] == "It is broken."
     assert best.runtime.backend != "openvino"
     broken = Fake([0] * len(WAYS), [0] * len(WAYS))
     with pytest.raises(UserError, match=r"cannot be run here: It is broken\."):
-        Tuner(broken.speeds, broken.loss, 0.3).plain(WAYS, REFERENCE)
+        Tuner(broken.speeds, broken.loss, 0.3).plain(WAYS, REFERENCE, USUAL)
 
 
 def test_when_the_time_is_over_what_was_measured_counts() -> None:
     machine = Fake(range(1, len(WAYS) + 1), [0] * len(WAYS))
     tuner = Tuner(machine.speeds, machine.loss, 0.3, deadline=0)
-    best = tuner.plain(WAYS, REFERENCE)
-    assert best.runtime == REFERENCE
-    assert best.loss is not None
+    best = tuner.plain(WAYS, REFERENCE, USUAL)
+    assert best.runtime == USUAL, "tuning makes nothing slower than it was"
+    assert set(machine.judged) == {REFERENCE, USUAL}
     assert tuner.merged(best, SCHEDULES) == best
     assert all("time was over" in why for why in tuner.found(best).left_out.values())
 
@@ -121,16 +123,26 @@ def test_turns_are_taken() -> None:
     runs = {Runtime(): lambda: order.append("a"), Runtime("onnx"): lambda: order.append("b")}
     speeds = by_turns(runs, 8, turns=2)
     assert order == ["a", "b", "a", "b", "a", "b"]
+    by_turns(runs, 8, turns=2, late=lambda: True)
+    assert order[6:] == ["a", "b", "a", "b"], "what is too late is measured once"
     assert all(speed > 0 for speed in speeds.values())
 
 
 def test_words_for_ways() -> None:
     assert parse("openvino:int8") == Runtime("openvino", "int8")
     assert parse("compiled") == Runtime("compiled", "fp32")
-    assert Runtime("onnx", "int8", (3, 4), threads=1).name == "onnx:int8, 7 merged, 1 threads"
+    assert Runtime("onnx", "int8", (3, 4), 8, threads=1).name == "onnx:int8, 7 merged, batches of 8, 1 thread"
     for text, words in (
         ("openvno", "no backend 'openvno'; the nearest is openvino"),
         ("onnx:int4", "no precision 'int4'"),
+        ("onnx:", "no precision ''"),
     ):
         with pytest.raises(UserError, match=words):
             parse(text)
+    for numbers, words in (
+        ({"batch_size": 0}, "with 0 pictures in a batch"),
+        ({"threads": 0}, "with 0 threads"),
+        ({"threads": -3}, "with -3 threads"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Runtime(**numbers)  # type: ignore[arg-type]

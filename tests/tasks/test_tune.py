@@ -13,6 +13,7 @@ import torch
 import vitrail
 from tests.tasks.shades import write_shades
 from vitrail.errors import UserError
+from vitrail.record import to_dict
 from vitrail.runtime.engines import engine
 from vitrail.runtime.in_torch import InTorch
 from vitrail.runtime.plan import BUILDS, FILE, Runtime
@@ -49,7 +50,7 @@ def test_what_is_found_is_written_and_taken(
     monkeypatch.setattr(
         task,
         "by_turns",
-        lambda runs, pictures, turns=3: {
+        lambda runs, pictures, turns=3, late=None: {
             way: speed * (1e6 if way.backend == "openvino" else 1) for way, speed in usual(runs, pictures, 1).items()
         },
     )
@@ -58,7 +59,7 @@ def test_what_is_found_is_written_and_taken(
     assert found.tuned.runtime.backend == "openvino"
     assert found.tuned.images == 36, "a quarter is for calibration"
     assert (model / "model" / "tune.png").stat().st_size > 5000
-    assert read_tuned(model / "model") == found.tuned
+    assert read_tuned(model / "model" / FILE) == found.tuned
     assert json.loads((model / "model" / FILE).read_text())["runtime"]["backend"] == "openvino"
     assert len(list((model / "model" / BUILDS).iterdir())) >= 1
     loaded = vitrail.load(model)
@@ -82,9 +83,18 @@ def test_what_cannot_be_run_here_is_said_and_run_by_torch(
     assert "it is run by PyTorch instead: openvino:int8 takes its ranges" in said
     with pytest.raises(UserError, match="takes its ranges of numbers from pictures"):
         vitrail.load(model, runtime="openvino:int8")
-    (model / "model" / FILE).write_text("{}")
-    with pytest.raises(UserError, match=r"runtime\.json"):
-        vitrail.load(model)
+    for text, words in (
+        ("{}", "lacks the field 'runtime'"),
+        ("", "cannot be read as JSON"),
+        (json.dumps({**to_dict(tuned), "runtime": {"threads": -1}}), "cannot be run with -1 threads"),
+    ):
+        (model / "model" / FILE).write_text(text)
+        assert vitrail.load(model).predictor.engine is None
+        said = " ".join(capsys.readouterr().err.split())
+        assert words in said
+        assert "is run by PyTorch instead" in said
+    with pytest.raises(UserError, match="PyTorch runs no model in int8 here"):
+        vitrail.load(model, runtime="eager:int8")
 
 
 def test_a_wrong_backend_never_wins(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +108,7 @@ def test_a_wrong_backend_never_wins(model: Path, made: tuple[Path, Path], monkey
 def test_merging_is_searched_for(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     _few(monkeypatch, ("eager", "fp32"))
     monkeypatch.setattr(
-        task, "by_turns", lambda runs, pictures, turns=3: {way: 10.0 + sum(way.merging) for way in runs}
+        task, "by_turns", lambda runs, pictures, turns=3, late=None: {way: 10.0 + sum(way.merging) for way in runs}
     )
     found = vitrail.tune(model, made[1], max_loss=100, quiet=True)
     assert sum(found.tuned.runtime.merging) > 8
@@ -113,6 +123,10 @@ def test_merging_is_searched_for(model: Path, made: tuple[Path, Path], monkeypat
         ({"model": "none"}, "none is no folder of a model of ours: save it first"),
         ({"max_loss": -1.0}, "max_loss must be at least 0"),
         ({"minutes": 0.0}, "minutes more than 0"),
+        ({"minutes": float("nan")}, "minutes more than 0"),
+        ({"minutes": float("inf")}, "minutes more than 0"),
+        ({"out": "figure.pdf"}, r"figure\.pdf is no name for a figure: let it end in \.png or \.svg"),
+        ({"out": "."}, "is no name for a figure"),
         ({"data": "nowhere"}, "nowhere"),
         ({"data": "one"}, "1 pictures that can be read, too few"),
     ],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
+from vitrail.atomic import new_file, refuse_unwritable
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ Drawn = ParamSpec("Drawn")
 INK, SOFT, GRID, PAPER = "#1c2130", "#575d6e", "#e6e2d9", "#fffffe"
 BLUE, RUBY, AMBER, GREEN = "#1d5a9e", "#b02a30", "#a96a06", "#2c7350"
 CYCLE = (BLUE, AMBER, GREEN, RUBY, "#6d4a93", "#2f7fb8")
+ENDINGS = (".png", ".svg")
+"""Of files that a figure is written to."""
 HEAT, SIGNED = "magma", "RdBu_r"
 """Colour maps: of amounts, and of numbers around zero."""
 
@@ -144,10 +147,25 @@ def picture_only(axes: Axes) -> None:
         spine.set_visible(False)
 
 
+def refuse(path: Path) -> None:
+    """Raise UserError when ``save`` could not write ``path``, so that long work is not done for nothing."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UserError(f"{path} is no name for a figure: let it end in {' or '.join(ENDINGS)}.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file to write.")
+    refuse_unwritable(path)
+
+
 def save(drawn: Figure, path: Path) -> None:
-    """Write a figure as its ending says, .png (200 dots an inch) or .svg; the same figure, the same bytes."""
-    with _matplotlib().rc_context({**_STYLE, "svg.hashsalt": path.stem}):
-        drawn.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    """Write a figure as its ending says, one of ``ENDINGS``, with 200 dots an inch; the same figure, the same bytes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    ending = path.suffix.lower()
+    metadata = {"Date": None} if ending == ".svg" else {"Software": None}
+    with new_file(path) as beside, _matplotlib().rc_context({**_STYLE, "svg.hashsalt": path.stem}):
+        drawn.savefig(beside, dpi=200, format=ending[1:], metadata=metadata)
 
 
 def inline_svg(drawn: Figure, name: str) -> str:

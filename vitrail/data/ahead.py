@@ -43,7 +43,7 @@ def ahead(
     pool: Executor = (
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (function,))
         if workers
-        else ThreadPoolExecutor(threads or min(_processors(), 8), thread_name_prefix="vitrail-read")
+        else ThreadPoolExecutor(threads or min(cores(), 8), thread_name_prefix="vitrail-read")
     )
     work: Callable[[Item], Result] = _work if workers else function
     waiting: deque[Future[Result]] = deque()
@@ -89,5 +89,6 @@ def _work(item: Any) -> Any:
     return _function(item)
 
 
-def _processors() -> int:
+def cores() -> int:
+    """Of the processor, those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

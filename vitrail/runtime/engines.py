@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from torch import Tensor, nn
 
 from vitrail.atomic import new_folder
 from vitrail.cache import cache_dir
+from vitrail.cost import flops
+from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.model.build import Model
 from vitrail.model.vision import VisionTransformer
@@ -26,15 +32,22 @@ from vitrail.runtime.machine import processor, versions
 from vitrail.runtime.merging import Merged
 from vitrail.runtime.plan import BUILDS, Backend, Precision, Runtime
 from vitrail.runtime.predictor import Engine
-from vitrail.weights.store import write_json
+from vitrail.weights.store import read_json, write_json
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.25}
 """Most that an engine's features may be from the model's own in fp32: mean over pictures of |a - b| / |b|."""
-MERGED = 3.0
-"""Times as far where tokens merge: which ones do turns on small differences, and another pair is no fault."""
+WORST = 4.0
+"""Times as far as that, a single picture's may be."""
+MERGED = 3.0, 0.15
+"""Times as far, or so much further, the less of the two, where tokens merge: which ones do turns on small differences,
+and another pair is no fault."""
 CHECKED = 8
-"""Pictures that this is looked at on."""
+"""Pictures that this is looked at on, repeated to a full batch; the first alone as well."""
+WORK = 2e12
+"""Most operations of that batch, a few seconds; where they are more, it has ``CHECKED`` pictures."""
 ABOUT = "build.json"
+LEFT = 3600
+"""Seconds after which a build that nobody finished is nobody's."""
 RECIPE = 2
 """Raised when the same model is built differently than before: builds that are there are not taken then."""
 
@@ -73,18 +86,20 @@ def available(device: torch.device) -> tuple[tuple[Backend, Precision], ...]:
 def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, beside: Path | None = None) -> Engine:
     """What computes the features of ``model`` in the way of ``runtime``, on the processor.
 
-    A build that is there is taken; another is made, and taken if it gives what the model gives.
+    A build that is there, whole, is taken; another is made, and kept if it gives what the model gives.
 
     Args:
-        pictures: (n, C, H, W), preprocessed as the model's: ranges for int8 are taken from them, and the engine is
-            checked on them; None: on noise.
+        pictures: (n, C, H, W), preprocessed as the model's: ranges for OpenVINO's int8 are taken from them, and the
+            engine is checked on them; None: on noise.
         beside: the model's folder, which keeps the build, or the cache where it cannot be written; None: none does.
 
     Raises:
         Rejected: the engine's features are not the model's within ``BOUNDS``.
-        UserError: a library is missing, int8 is asked for without pictures or a build, the model's tokens cannot be
-            merged, or the build cannot be written.
+        UserError: a library is missing, ranges are to be taken and there are neither pictures nor a build, the model's
+            tokens cannot be merged, or the build cannot be written.
     """
+    if runtime.threads is not None:  # what another machine was tuned to
+        runtime = replace(runtime, threads=min(runtime.threads, cores()))
     if any(runtime.merging):
         if not isinstance(model, VisionTransformer):
             raise UserError("A CNN has no tokens to merge: run it without merging.")
@@ -92,37 +107,60 @@ def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, besid
     else:
         module = Features(model).eval()
     shown = _noise(model) if pictures is None else pictures
+    full = runtime.batch_size if runtime.batch_size * flops(model.config) <= WORK else CHECKED
     if runtime.backend in ("eager", "compiled"):
         if runtime.precision == "int8":
             raise UserError("PyTorch runs no model in int8 here: take openvino:int8 or onnx:int8.")
         made = InTorch(module, runtime.precision, runtime.batch_size, runtime.threads, runtime.backend == "compiled")
         if runtime.backend == "compiled":
-            check(made, module, runtime, shown)
+            check(made, module, runtime, shown, [full])
         return made
     if runtime.backend == "onnx" and runtime.precision == "bf16":
         raise UserError("ONNX Runtime has no bf16 on a processor: take onnx:fp32, onnx:int8 or openvino:bf16.")
+    build = partial(_built, module, runtime, pictures, shown, _opener(runtime), [1, full])
+    if beside is not None:
+        return _kept(key(model, runtime), runtime, pictures, beside, build)
+    folder = Path(cache_dir()) / BUILDS / f"unkept-{os.getpid()}"
+    try:
+        return build(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(
+    name: str, runtime: Runtime, pictures: Tensor | None, beside: Path, build: Callable[[Path], Engine]
+) -> Engine:
+    """A whole build from the model's folder or from the cache; where there is none, a new one."""
+    roots = [beside / BUILDS, Path(cache_dir()) / BUILDS]
     run = _opener(runtime)
-    if beside is None:
-        folder = Path(cache_dir()) / BUILDS / f"unkept-{os.getpid()}"
-        try:
-            return _built(module, runtime, pictures, shown, folder, run)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    root = beside if os.access(beside, os.W_OK) else cache_dir()
-    folder = root / BUILDS / key(model, runtime)
-    if (folder / ABOUT).is_file():
-        try:
+    for root in roots:
+        if _whole(root / name, runtime, pictures):
+            try:
+                return run(root / name)
+            except UserError:
+                raise
+            except Exception:  # a library may refuse what it wrote itself, and each has errors of its own for that
+                continue
+    folder = (roots[0] if _writable(roots[0]) else roots[1]) / name
+    left = folder.parent.glob(f".{name}.*.partial") if folder.parent.is_dir() else ()
+    for path in [folder, *(path for path in left if time.time() - path.stat().st_mtime > LEFT)]:
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        return build(folder)
+    except UserError:
+        if _whole(folder, runtime, pictures):  # another process was quicker
             return run(folder)
-        except UserError:
-            raise
-        except Exception:  # damaged, and each library has errors of its own for that
-            shutil.rmtree(folder, ignore_errors=True)
-    return _built(module, runtime, pictures, shown, folder, run)
+        raise
+
+
+def _writable(root: Path) -> bool:
+    where = root if root.exists() else root.parent
+    return where.is_dir() and os.access(where, os.W_OK)
 
 
 def _opener(runtime: Runtime) -> Callable[[Path], Engine]:
     if runtime.backend == "onnx":
-        return lambda folder: onnxruntime.ONNXRuntime(folder, runtime.precision, runtime.threads)
+        return lambda folder: onnxruntime.ONNXRuntime(folder, runtime.precision, runtime.batch_size, runtime.threads)
     return lambda folder: openvino.OpenVINO(folder, runtime.precision, runtime.batch_size, runtime.threads)
 
 
@@ -131,64 +169,101 @@ def _built(
     runtime: Runtime,
     pictures: Tensor | None,
     shown: Tensor,
-    folder: Path,
     run: Callable[[Path], Engine],
+    sizes: Sequence[int],
+    folder: Path,
 ) -> Engine:
-    """Build into ``folder``, check, and keep; where int8 is too coarse, again with its sensitive layers left out."""
-    if runtime.precision == "int8" and pictures is None:
+    """Build, check, and keep as ``folder``; where int8 is too coarse, again with its sensitive layers left out."""
+    ranges = pictures if _ranged(runtime) else None
+    if _ranged(runtime) and ranges is None:
         raise UserError(
             f"{runtime.name} takes its ranges of numbers from pictures, and there is no build of it for this model on "
             "this machine: run vitrail tune with labelled pictures first."
         )
-    scopes = openvino.SENSITIVE if (runtime.backend, runtime.precision) == ("openvino", "int8") else ("",)
+    scopes = openvino.SENSITIVE if _ranged(runtime) else ("",)
     for scope in scopes:
-        shutil.rmtree(folder, ignore_errors=True)
-        with new_folder(folder) as inside:
-            try:
-                if runtime.backend == "onnx":
-                    onnxruntime.build(module, shown[:2], inside, runtime.precision == "int8")
-                else:
-                    ranges = pictures if runtime.precision == "int8" else None
-                    openvino.build(module, shown[:2], inside, ranges, scope)
-            except (UserError, OSError, MemoryError):
-                raise
-            except Exception as error:  # each library has its own for a model that it has no words for
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                raise UserError(
-                    f"{runtime.name} cannot be built for this model ({(lines or [type(error).__name__])[-1].strip()}): "
-                    "choose another way to run it."
-                ) from error
-            about = {"runtime": to_dict(runtime), "processor": processor(), "versions": versions(), "sensitive": scope}
-            write_json(inside / ABOUT, about)
-        made = run(folder)
         try:
-            check(made, module, runtime, shown)
-            return made
+            with new_folder(folder) as inside:
+                _write(module, runtime, ranges, shown[:2], inside, scope)
+                check(run(inside), module, runtime, shown, sizes)
+                about = {"runtime": to_dict(runtime), "processor": processor(), "versions": versions()}
+                about |= {"sensitive": scope, "ranges": _digest(ranges), "files": _files(inside)}
+                write_json(inside / ABOUT, about)
+            return run(folder)
         except Rejected:
-            shutil.rmtree(folder, ignore_errors=True)
             if scope == scopes[-1]:
                 raise
     raise AssertionError
 
 
-def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor) -> float:
-    """How far an engine's features are from ``module``'s in eager fp32, over ``CHECKED`` pictures.
+def _ranged(runtime: Runtime) -> bool:
+    """Whether ranges of numbers are taken from pictures, when it is built."""
+    return (runtime.backend, runtime.precision) == ("openvino", "int8")
+
+
+def _write(
+    module: nn.Module, runtime: Runtime, ranges: Tensor | None, example: Tensor, inside: Path, sensitive: str
+) -> None:
+    try:
+        if runtime.backend == "onnx":
+            onnxruntime.build(module, example, inside, runtime.precision == "int8")
+        else:
+            openvino.build(module, example, inside, ranges, sensitive)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own for a model that it has no words for
+        if shutil.disk_usage(inside).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"{runtime.name} cannot be built for this model ({(lines or [type(error).__name__])[-1].strip()}): "
+            "choose another way to run it."
+        ) from error
+
+
+def _whole(folder: Path, runtime: Runtime, pictures: Tensor | None) -> bool:
+    """Whether a build is there as it was written and, where there are pictures for its ranges, was made with them."""
+    try:
+        about = read_json(folder / ABOUT)
+        same = pictures is None or not _ranged(runtime) or about["ranges"] == _digest(pictures)
+        return bool(same and about["files"] == _files(folder))
+    except (UserError, OSError, KeyError):
+        return False
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The files of a build and their checksums."""
+    paths = sorted(path for path in folder.iterdir() if path.name != ABOUT)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _digest(pictures: Tensor | None) -> str:
+    return "" if pictures is None else hashlib.sha256(pictures.contiguous().numpy().tobytes()).hexdigest()
+
+
+def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor, sizes: Sequence[int]) -> None:
+    """Hold an engine's features of ``CHECKED`` pictures against ``module``'s in eager fp32, in batches of ``sizes``.
 
     Raises:
-        Rejected: further than ``BOUNDS`` says, or they are no numbers.
+        Rejected: they are further away than ``BOUNDS`` says, a picture's further than ``WORST`` times as much, or
+            they are no numbers.
     """
     pictures = pictures[:CHECKED]
     with torch.inference_mode():
         truth = module(pictures)
-    found = made(pictures)
-    apart = float(((found - truth).norm(dim=-1) / truth.norm(dim=-1).clamp(min=1e-12)).mean())
-    bound = BOUNDS[runtime.precision] * (MERGED if any(runtime.merging) else 1.0)
-    if not apart <= bound:
-        raise Rejected(
-            f"{runtime.name} gives features that are {apart:.2g} of their length from the model's own, more than the "
-            f"{bound:.2g} allowed, so it is not used: choose another way to run the model on this machine."
-        )
-    return apart
+    bound = BOUNDS[runtime.precision]
+    if any(runtime.merging):
+        bound = min(MERGED[0] * bound, bound + MERGED[1])
+    for size in sizes:
+        at = torch.arange(size) % len(pictures)
+        apart = (made(pictures[at]) - truth[at]).norm(dim=-1) / truth[at].norm(dim=-1).clamp(min=1e-12)
+        for found, most, what in ((apart.mean(), bound, ""), (apart.max(), WORST * bound, " for a picture")):
+            if not found <= most:
+                raise Rejected(
+                    f"{runtime.name} gives features{what} that are {found:.2g} of their length from the model's own in "
+                    f"batches of {size}, more than the {most:.2g} allowed, so it is not used: choose another way to "
+                    "run the model on this machine."
+                )
 
 
 def key(model: Model, runtime: Runtime) -> str:
@@ -211,6 +286,6 @@ def key(model: Model, runtime: Runtime) -> str:
 
 
 def _noise(model: Model) -> Tensor:
-    """Pictures of nothing, standardised: (2, C, H, W)."""
+    """Pictures of nothing, standardised: (``CHECKED``, C, H, W)."""
     config = model.config
-    return torch.randn(2, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(CHECKED, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vitrail.model.compiling import need_compiler
 from vitrail.runtime.plan import Precision
-from vitrail.runtime.sizes import in_sizes
+from vitrail.runtime.sizes import in_pieces, in_sizes
 
 
 class InTorch:
@@ -27,13 +27,15 @@ class InTorch:
         self.compiled = compiled
         if compiled:
             need_compiler()
+            # All engines are versions of one function to the compiler, which gives up after eight and runs PyTorch.
+            torch._dynamo.config.recompile_limit += most.bit_length() + 1
             self.run = torch.compile(module, dynamic=False, options={"freezing": True})
         else:
             self.run = module
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
-        return in_sizes(self._features, images, self.most) if self.compiled else self._features(images)
+        return (in_sizes if self.compiled else in_pieces)(self._features, images, self.most)
 
     def _features(self, images: Tensor) -> Tensor:
         if torch.get_num_threads() != self.threads:  # of the process, and others may want their own

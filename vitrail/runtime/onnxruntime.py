@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Precision
+from vitrail.runtime.sizes import in_pieces
 
 GRAPH = "model.onnx"
 
@@ -79,14 +80,18 @@ def export(module: nn.Module, example: Tensor, path: Path) -> None:
 class ONNXRuntime:
     """A build on this machine."""
 
-    def __init__(self, folder: Path, precision: Precision, threads: int | None) -> None:
+    def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
         runtime = library()
         self.precision = precision
+        self.most = most
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3
         self.session = runtime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
+        return in_pieces(self._features, images, self.most)
+
+    def _features(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {"images": images.contiguous().numpy()})[0])

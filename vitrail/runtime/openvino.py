@@ -6,7 +6,7 @@ A build is a graph, ``model.xml`` and ``model.bin``, for batches of any size; it
 from __future__ import annotations
 
 import io
-import os
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Precision
 from vitrail.runtime.sizes import in_sizes
@@ -77,6 +78,8 @@ def build(module: nn.Module, example: Tensor, folder: Path, pictures: Tensor | N
 
 def _quantised(graph: Any, pictures: Tensor, sensitive: str) -> Any:
     """Weights and inputs of matrix products in 8 bits (W8A8), their ranges from pictures."""
+    # It looks for a compiler of CUDA's that nobody asked for, and would say that there is none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         import nncf
     except ImportError:
@@ -105,7 +108,7 @@ class OpenVINO:
         self.hints = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+            "INFERENCE_NUM_THREADS": threads or cores(),
         }
         self.compiled: dict[int, Any] = {}
 

@@ -23,19 +23,27 @@ class Runtime:
     backend: Backend = "eager"
     """PyTorch as it is, PyTorch compiled by inductor, ONNX Runtime, or OpenVINO."""
     precision: Precision = "fp32"
-    """Of matrix products; ``int8`` needs calibration on pictures, and its sensitive layers stay more precise."""
+    """Of matrix products; ``openvino:int8`` takes ranges from pictures, and its sensitive layers stay more precise."""
     merging: tuple[int, ...] = ()
     """How many tokens each layer merges into others (2210.09461), one number a layer; empty: none."""
     batch_size: int = 32
     threads: int | None = None
-    """None: as many as there are cores."""
+    """None: as many as there are cores, which are the most."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for numbers that nothing can be run with."""
+        threads = 1 if self.threads is None else self.threads
+        for what, number in (("pictures in a batch", self.batch_size), ("threads", threads)):
+            if number < 1:
+                raise UserError(f"A model cannot be run with {number} {what}: say 1 or more.")
 
     @property
     def name(self) -> str:
-        """``openvino:int8``, with how many tokens are merged where some are, and threads where they are said."""
+        """``openvino:int8``, with tokens merged, batches and threads where they are said."""
         merged = f", {sum(self.merging)} merged" if any(self.merging) else ""
-        threads = "" if self.threads is None else f", {self.threads} threads"
-        return f"{self.backend}:{self.precision}{merged}{threads}"
+        batch = "" if self.batch_size == Runtime.batch_size else f", batches of {self.batch_size}"
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.backend}:{self.precision}{merged}{batch}{threads}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ def parse(text: str) -> Runtime:
     Raises:
         UserError: there is no such backend or precision.
     """
-    backend, _, precision = text.partition(":")
-    for word, known, what in ((backend, Backend, "backend"), (precision or "fp32", Precision, "precision")):
+    backend, colon, precision = text.partition(":")
+    precision = precision if colon else "fp32"
+    for word, known, what in ((backend, Backend, "backend"), (precision, Precision, "precision")):
         if word not in get_args(known):
             raise UserError(f"There is no {what} {word!r}{suggestion(word, get_args(known))}.")
-    return Runtime(backend, precision or "fp32")  # type: ignore[arg-type]
+    return Runtime(backend, precision)  # type: ignore[arg-type]

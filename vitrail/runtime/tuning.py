@@ -90,22 +90,24 @@ class Tuner:
         self.trials: dict[Runtime, Trial] = {}
         self.left_out: dict[str, str] = {}
 
-    def plain(self, ways: Iterable[Runtime], reference: Runtime) -> Trial:
+    def plain(self, ways: Iterable[Runtime], reference: Runtime, usual: Runtime) -> Trial:
         """The fastest of ``ways`` that loses at most what is allowed; ``reference`` loses nothing.
+
+        Where there is no time to judge them it is ``usual``, how the model is run untuned, which is judged in any case.
 
         Raises:
             UserError: none can be had, not even the reference.
         """
-        self._time([*dict.fromkeys([reference, *ways])])
+        self._time([*dict.fromkeys([reference, usual, *ways])])
         if reference not in self.trials:
             raise UserError(f"The model cannot be run here: {self.left_out.get(reference.name, 'no time was left')}")
-        nothing_lost = self.loss(reference)
-        self.trials[reference] = replace(self.trials[reference], loss=nothing_lost)
+        for runtime in {reference, usual} & self.trials.keys():
+            self.trials[runtime] = replace(self.trials[runtime], loss=self.loss(runtime))
         for runtime in sorted(self.trials, key=lambda one: -self.trials[one].speed):
             trial = self.judge(runtime)
             if trial is not None and trial.loss is not None and trial.loss.points <= self.allowed:
                 return trial
-        return self.trials[reference]
+        raise AssertionError("the reference loses nothing")
 
     def merged(self, best: Trial, schedules: Iterable[tuple[int, ...]]) -> Trial:
         """The best so far, or the first of the ``schedules`` of merging that loses little enough, if it is faster."""
@@ -161,12 +163,22 @@ class Tuner:
                 self.trials[runtime] = Trial(runtime, speed, None if known is None else known.loss)
 
 
-def by_turns(runs: Mapping[Runtime, Callable[[], object]], pictures: int, turns: int = 3) -> dict[Runtime, float]:
-    """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike."""
+def by_turns(
+    runs: Mapping[Runtime, Callable[[], object]],
+    pictures: int,
+    turns: int = 3,
+    late: Callable[[], bool] = lambda: False,
+) -> dict[Runtime, float]:
+    """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike.
+
+    There is one turn at least, and no other when it is ``late``.
+    """
     times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
     for run in runs.values():
         run()  # what is made at the first call is no part of it
-    for _ in range(turns):
+    for turn in range(turns):
+        if turn and late():
+            break
         for runtime, run in runs.items():
             start = time.perf_counter()
             run()

@@ -33,13 +33,19 @@ def running(predictor: Predictor, folder: Path | None, asked: str | Runtime | No
     """
     if asked is not None:
         return with_engine(predictor, folder, parse(asked) if isinstance(asked, str) else asked)
-    tuned = None if folder is None else read_tuned(folder)
-    if tuned is None:
+    path = None if folder is None else folder / FILE
+    if path is None or not path.is_file():
         return predictor
+    by = "in another way"
     try:
-        return with_engine(predictor, folder, tuned.runtime)
+        runtime = read_tuned(path).runtime
+        by = f"by {runtime.name}"
+        return with_engine(predictor, folder, runtime)
     except UserError as error:
-        show.warn(f"{FILE} says to run the model by {tuned.runtime.name}, and it is run by PyTorch instead: {error}")
+        show.warn(
+            f"{path} says to run the model {by}, and it is run by PyTorch instead: {error} (vitrail tune writes that "
+            "file again, and it may be removed.)"
+        )
         return predictor
 
 
@@ -51,21 +57,20 @@ def with_engine(predictor: Predictor, folder: Path | None, runtime: Runtime) -> 
     """
     if runtime.precision == "bf16" and not native_bf16(predictor.device):
         raise UserError(f"There is no native bf16 on this machine, and emulated it is slow: {runtime.name} is no use.")
-    if runtime == replace(Runtime("eager", runtime.precision), batch_size=runtime.batch_size):
+    if runtime.precision != "int8" and runtime == Runtime("eager", runtime.precision):
         return replace(predictor, bf16=runtime.precision == "bf16", engine=None)
     if predictor.device.type != "cpu":
         raise UserError(f"{runtime.name} runs on a processor alone: leave out --device, or say --runtime eager.")
     return replace(predictor, engine=engine(predictor.model, runtime, beside=folder))
 
 
-def read_tuned(folder: Path) -> Tuned | None:
-    """What ``vitrail tune`` wrote into a model's folder; None: it has not been there.
+def read_tuned(path: Path) -> Tuned:
+    """What ``vitrail tune`` wrote.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / FILE
-    return from_dict(Tuned, dict(read_json(path)), str(path)) if path.is_file() else None
+    return from_dict(Tuned, read_json(path), str(path))
 
 
 def write_tuned(folder: Path, tuned: Tuned) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from vitrail.analyze import canvas
 from vitrail.atomic import refuse_unwritable
 from vitrail.config import transformer
+from vitrail.data.ahead import cores
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.errors import UserError
@@ -25,7 +25,7 @@ from vitrail.record import to_dict
 from vitrail.report.terminal import Show, duration
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.machine import processor
-from vitrail.runtime.plan import Runtime, Tuned
+from vitrail.runtime.plan import FILE, Runtime, Tuned
 from vitrail.runtime.predictor import Engine
 from vitrail.runtime.schedules import schedule, search
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
@@ -37,7 +37,7 @@ MOST = 1000
 """Pictures that accuracy is measured on; more are not read."""
 CALIBRATION = 64
 """Of the pictures, those that ranges for int8 are taken from and nothing is measured on."""
-REFERENCE = Runtime("eager", "fp32")
+REFERENCE = Runtime("eager", "fp32", batch_size=BATCH)
 SHARE = 0.2
 """Of the time, what the accuracy of the reference may take: pictures are left out where it would be more."""
 BUILDING = 0.5
@@ -94,13 +94,14 @@ def tune(
         UserError: the model is no folder of ours, knows no classes, or cannot be written to; the pictures are too
             few, or do not fit it.
     """
-    if max_loss < 0 or minutes <= 0:
+    if not (max_loss >= 0 and 0 < minutes < float("inf")):
         raise UserError("max_loss must be at least 0 and minutes more than 0.")
     start, show, folder = time.monotonic(), Show(quiet), folder_of(model)
     if folder is None:
         raise UserError(f"{model} is no folder of a model of ours: save it first (vitrail convert {model} FOLDER).")
     figure = Path(out) if out is not None else folder / "tune.png"
-    refuse_unwritable(figure)
+    canvas.refuse(figure)
+    refuse_unwritable(folder / FILE)
     classifier = load(model, device="cpu", quiet=quiet)
     pictures = read_pictures(classifier, data, show)
     work = Work(classifier, folder, pictures, show)
@@ -108,18 +109,18 @@ def tune(
         available(torch.device("cpu")), key=lambda pair: [LIKELY[0].index(pair[1]), LIKELY[1].index(pair[0])]
     )
     ways = [Runtime(*pair, batch_size=BATCH) for pair in pairs]
+    usual = Runtime("eager", "bf16" if ("eager", "bf16") in pairs else "fp32", batch_size=BATCH)
     work.limit(SHARE * minutes * 60)
-    work.until = start + BUILDING * 60 * minutes
+    work.until, work.deadline = start + BUILDING * 60 * minutes, start + 60 * minutes
     show.say(
         f"{len(ways)} ways to run it, {', '.join(way.name for way in ways)}; accuracy on {len(work.labels)} pictures, "
         f"against {REFERENCE.name}; about {minutes:g} minutes."
     )
-    tuner = Tuner(work.speeds, work.loss, max_loss, start + 60 * minutes)
-    best = tuner.plain(ways, REFERENCE)
-    work.until = tuner.deadline
+    tuner = Tuner(work.speeds, work.loss, max_loss, work.deadline)
+    best = tuner.plain(ways, REFERENCE, usual)
+    work.until = work.deadline
     if merging and _mergeable(classifier):
-        quick = Runtime("eager", "bf16" if ("eager", "bf16") in pairs else "fp32")
-        best = tuner.merged(best, _schedules(classifier, work, quick, max_loss, start + SEARCHING * 60 * minutes))
+        best = tuner.merged(best, _schedules(classifier, work, usual, max_loss, start + SEARCHING * 60 * minutes))
     best = tuner.varied(best, _variants(best.runtime))
     found = tuner.found(best)
     assert best.loss is not None
@@ -128,8 +129,9 @@ def tune(
         best.runtime, best.speed, loss.accuracy, loss.points, (loss.low, loss.high), len(work.labels), processor()
     )
     single = by_turns({best.runtime: lambda: work.engine(best.runtime)(work.images[:1])}, 1, 5)[best.runtime]
-    canvas.save(draw(found), figure)
+    drawn = draw(found)
     path = write_tuned(folder, tuned)
+    canvas.save(drawn, figure)
     result = Tuning(tuned, single, found, folder, figure, (time.monotonic() - start) / 60)
     _say(show, result, max_loss, path)
     return result
@@ -145,7 +147,11 @@ class Work:
         self.classifier, self.folder, self.show = classifier, folder, show
         self.engines: dict[Runtime, Engine] = {}
         self.reference: np.ndarray | None = None
-        self.until = float("inf")
+        self.until = self.deadline = float("inf")
+
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.deadline
 
     def limit(self, seconds: float) -> None:
         """Leave out pictures that the reference would not get through in so many seconds."""
@@ -166,7 +172,8 @@ class Work:
         runs: dict[Runtime, Callable[[], object]] = {}
         found: dict[Runtime, float | str] = {}
         for runtime in ways:
-            if time.monotonic() > self.until and runtime not in self.engines:
+            quick = runtime.backend == "eager" or runtime in self.engines
+            if time.monotonic() > self.until and not quick:
                 found[runtime] = "it was not built, for the time was over; more --minutes would see it."
                 continue
             try:
@@ -176,7 +183,7 @@ class Work:
                 continue
             batches = torch.split(self.images[:BATCH], runtime.batch_size)
             runs[runtime] = lambda made=made, batches=batches: [made(batch) for batch in batches]  # type: ignore[misc]
-        return {**found, **by_turns(runs, min(BATCH, len(self.images)))}
+        return {**found, **by_turns(runs, min(BATCH, len(self.images)), late=self.late)}
 
     def loss(self, runtime: Runtime) -> Loss:
         """Against the reference, on the same pictures."""
@@ -241,7 +248,7 @@ def _mergeable(classifier: Classifier) -> bool:
 
 def _variants(best: Runtime) -> list[Runtime]:
     """The same answers in smaller batches and with fewer threads."""
-    fewer = range(1, len(os.sched_getaffinity(0)))
+    fewer = range(1, cores())
     return [replace(best, batch_size=size) for size in (8, 16)] + [replace(best, threads=count) for count in fewer]
 
 

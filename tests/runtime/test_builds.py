@@ -1,0 +1,167 @@
+"""What engines are built is kept whole or not at all, and taken again only as it was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runtime.test_engines import PLAIN, _model, _pictures, _way
+from vitrail.errors import UserError
+from vitrail.runtime import engines, onnxruntime, openvino
+from vitrail.runtime.engines import Rejected, engine
+from vitrail.runtime.plan import BUILDS
+
+OPENVINO = _way("openvino:fp32")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were built in."""
+    found: list[Path] = []
+    usual = openvino.build
+
+    def follow(module: Any, example: Tensor, folder: Path, *more: Any) -> None:
+        found.append(folder)
+        usual(module, example, folder, *more)
+
+    monkeypatch.setattr(openvino, "build", follow)
+    return found
+
+
+def _damaged(folder: Path) -> None:
+    (folder / "model.xml").write_text("<net")
+
+
+def _zeros(folder: Path) -> None:
+    """As many bytes, which the library reads without a word."""
+    path = folder / "model.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _cut(folder: Path) -> None:
+    os.truncate(folder / "model.bin", 100)
+
+
+def _unsaid(folder: Path) -> None:
+    (folder / "build.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [_damaged, _zeros, _cut, _unsaid])
+def test_a_build_is_made_once_and_again_if_it_is_damaged(
+    damage: Callable[[Path], None], tmp_path: Path, built: list[Path]
+) -> None:
+    model, images = _model(PLAIN), _pictures(PLAIN)
+    first = engine(model, OPENVINO, None, tmp_path)(images)
+    assert torch.equal(engine(model, OPENVINO, None, tmp_path)(images), first)
+    assert len(built) == 1
+    (folder,) = (tmp_path / BUILDS).iterdir()
+    damage(folder)
+    assert torch.equal(engine(model, OPENVINO, None, tmp_path)(images), first)
+    assert len(built) == 2
+
+
+def test_another_model_or_other_ranges_are_another_build(tmp_path: Path, built: list[Path]) -> None:
+    model, images = _model(PLAIN), _pictures(PLAIN, 8)
+    first = engine(model, OPENVINO, None, tmp_path)(images)
+    model.norm.bias.data += 1
+    assert not torch.allclose(engine(model, OPENVINO, None, tmp_path)(images), first)
+    assert len(built) == 2
+    int8 = _way("openvino:int8")
+    for pictures, count in ((images, 3), (images, 3), (images * 2, 4), (None, 4)):
+        engine(model, int8, pictures, tmp_path)
+        assert len(built) == count
+
+
+def test_nothing_is_kept_before_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        assert not any(path.name.startswith("openvino") for path in (tmp_path / BUILDS).iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, "check", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine(_model(PLAIN), OPENVINO, None, tmp_path)
+    assert not list((tmp_path / BUILDS).iterdir())
+
+
+def test_of_two_that_build_the_second_takes_what_the_first_has_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = _model(PLAIN), _pictures(PLAIN)
+    usual = openvino.build
+
+    def slow(module: Any, example: Tensor, folder: Path, *more: Any) -> None:
+        monkeypatch.setattr(openvino, "build", usual)
+        engine(model, OPENVINO, None, tmp_path)
+        usual(module, example, folder, *more)
+
+    monkeypatch.setattr(openvino, "build", slow)
+    with torch.no_grad():
+        truth = model.features(images)
+    assert torch.allclose(engine(model, OPENVINO, None, tmp_path)(images), truth, atol=2e-4)
+    assert len(list((tmp_path / BUILDS).iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are POSIX's")
+def test_builds_of_a_folder_that_cannot_be_written_are_taken_and_others_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[Path]
+) -> None:
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    model, folder = _model(PLAIN), tmp_path / "model"
+    folder.mkdir()
+    engine(model, OPENVINO, None, folder)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: folder not in (path, *path.parents) and allowed(path, mode))
+    engine(model, OPENVINO, None, folder)
+    assert len(built) == 1
+    model.norm.bias.data += 1
+    for _ in range(2):
+        engine(model, OPENVINO, None, folder)
+    assert len(built) == 2
+    assert len(list((tmp_path / "cache" / BUILDS).iterdir())) == 1
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / BUILDS).write_text("a file where builds should go")
+    engine(model, OPENVINO, None, tmp_path / "other")
+    assert len(built) == 2, "the cache has it"
+
+
+def test_what_killed_processes_left_is_cleared(tmp_path: Path, built: list[Path]) -> None:
+    model = _model(PLAIN)
+    engine(model, OPENVINO, None, tmp_path)
+    (folder,) = (tmp_path / BUILDS).iterdir()
+    old, young = (tmp_path / BUILDS / f".{folder.name}.{word}.partial" for word in ("old", "young"))
+    for path in (old, young):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    _damaged(folder)
+    engine(model, OPENVINO, None, tmp_path)
+    assert not old.exists()
+    assert young.is_dir(), "which another process may be building in"
+
+
+@pytest.mark.parametrize("way", ["onnx:fp32", "openvino:fp32"])
+def test_a_full_disk_is_named(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    library = onnxruntime if way.startswith("onnx") else openvino
+    monkeypatch.setattr(library, "build", full)
+    with pytest.raises(UserError, match="cannot be built for this model"):
+        engine(_model(PLAIN), _way(way), None, tmp_path)
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr(engines.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="The disk is full while writing"):
+        engine(_model(PLAIN), _way(way), None, tmp_path)
+
+
+def test_a_rejected_build_is_not_tried_for_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = openvino.OpenVINO._features
+    monkeypatch.setattr(openvino.OpenVINO, "_features", lambda self, images: usual(self, images) + 1)
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            engine(_model(PLAIN), OPENVINO, None, tmp_path)
