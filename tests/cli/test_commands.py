@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import sys
@@ -253,7 +254,7 @@ def _mistakes(folder: Path, run: Path) -> dict[str, tuple[tuple[object, ...], st
         "no such backend": (("predict", run, good, "--runtime", "opnvino"), "the nearest is openvino"),
         "no such precision": (("evaluate", run, good, "--runtime", "onnx:int4"), "no precision 'int4'"),
         "int8 without a build": (
-            ("embed", run, good, "--out", folder / "f.npz", "--runtime", "onnx:int8"),
+            ("embed", run, good, "--out", folder / "f.npz", "--runtime", "openvino:int8"),
             "run vitrail tune with",
         ),
         "tuning what is in no folder": (("tune", "none", "--data", good), "none is no folder of a model of ours"),
@@ -355,3 +356,26 @@ def test_a_suite_that_does_not_fit_its_name_is_a_sentence(vitrail: Type, data: P
         assert said.code == 2, name
         assert len(said.err.strip().splitlines()) <= 3, said.err
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_reproduce_lists_what_there_is_and_wants_pictures(vitrail: Type) -> None:
+    said = vitrail("reproduce", "?")
+    assert (said.code, said.err) == (0, "")
+    assert {"patch-size", "noisy-student"} <= set(said.out.split())
+    said = vitrail("reproduce", "patch-size")
+    assert said.code == 2
+    assert said.err.startswith("vitrail: No pictures are named: say --data")
+
+
+def test_what_the_system_forbids_is_a_sentence(
+    vitrail: Type, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/closed/place")
+
+    monkeypatch.setattr("vitrail.tasks.convert.convert", closed)
+    said = vitrail("convert", "none", tmp_path / "out", "--to", "timm")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "vitrail: /closed/place is closed to you (Permission denied): choose another place, or ask for access.\n"
+    )

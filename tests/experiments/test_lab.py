@@ -224,7 +224,9 @@ def test_an_experiment_from_words_to_a_section(
     monkeypatch.setattr(masking, "PER_CLASS", 8)
     for one in (data_scale, noisy_student, versus_cnn):
         monkeypatch.setattr(one, "RATES", (1e-2,))
-    monkeypatch.setattr(data_scale, "SHARES", (0.01, 0.03, 0.1))
+    monkeypatch.setattr(data_scale, "SHARES", (0.1, 0.2, 0.4))
+    monkeypatch.setattr(data_scale, "FEW", (0.1, 0.2))
+    monkeypatch.setattr(data_scale, "SEARCHED_AT", 0.2)
     monkeypatch.setattr(data_scale, "EPOCHS", 1)
     monkeypatch.setattr(noisy_student, "LABELLED", 8)
     monkeypatch.setattr(noisy_student, "UNLABELLED", 7)
@@ -237,6 +239,9 @@ def test_an_experiment_from_words_to_a_section(
     assert f"../out/{name}.png" in text
     assert f"`vitrail reproduce {name} --data shades --scale small`" in text
     assert (tmp_path / "out" / f"{name}.png").is_file()
+    searched = name in ("data-scale", "head", "masking", "resolution")  # others have one rate here
+    assert bool(found.others) == searched, "what is searched by or started from is told of too"
+    assert ("to search settings and to start from" in text) == searched
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
     index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
     assert page.read_text() == text

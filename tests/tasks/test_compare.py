@@ -83,6 +83,15 @@ def test_what_is_finished_is_not_made_again_and_what_was_stopped_goes_on(
         compare(photos, tmp_path / "out", models, ("probe",), folds=3, quiet=True)
 
 
+def test_where_nothing_was_finished_other_settings_are_taken(made: tuple[str, str, Path], tmp_path: Path) -> None:
+    *models, photos = made
+    with pytest.raises(UserError, match=r"resolution|size|patch"):
+        compare(photos, tmp_path / "out", models, ("probe",), folds=2, resolution=17, quiet=True)
+    compare(photos, tmp_path / "out", models, ("probe",), folds=2, quiet=True)
+    with pytest.raises(UserError, match="resolution None, not 17: choose another --out"):
+        compare(photos, tmp_path / "out", models, ("probe",), folds=2, resolution=17, quiet=True)
+
+
 def test_held_out_pictures_of_the_data_are_not_touched_and_broken_ones_are_left_out(
     made: tuple[str, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

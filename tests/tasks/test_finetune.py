@@ -192,10 +192,16 @@ def test_pictures_in_both_parts_are_named(photos: Path, tmp_path: Path, capsys: 
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
     shutil.copyfile(copy / "train" / "red" / "0.png", copy / "val" / "red" / "twin.png")
-    vitrail.finetune(copy, tmp_path / "out", **{**TOY, "quiet": False})
-    shown = capsys.readouterr().err
-    assert "1 held-out pictures are also trained on" in shown
-    assert "twin.png" in shown
+    small = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16, "steps": 1, "batch_size": 4}
+    for command in (
+        lambda: vitrail.finetune(copy, tmp_path / "finetuned", **{**TOY, "quiet": False}),
+        lambda: vitrail.pretrain(copy, tmp_path / "trained", objective="supervised", **small),
+        lambda: vitrail.few_shot("none", copy, [1], 1, architecture="ViT-Ti/16", resolution=32, quiet=False),
+    ):
+        command()
+        shown = " ".join(capsys.readouterr().err.split())
+        assert "1 held-out pictures are also trained on" in shown
+        assert "twin.png" in shown
 
 
 def test_a_full_disk_while_saving_leaves_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitrail.data.sources import open_dataset
 from vitrail.data.table import Extra, read_extras
 from vitrail.errors import UserError
 from vitrail.tasks import noisy_student as module
@@ -106,6 +108,24 @@ def test_killed_at_any_place_it_ends_the_same(
     assert go(tmp_path / "killed") == whole
 
 
+def test_a_folder_where_no_student_was_begun_takes_other_settings(data: Path, teacher: Path, tmp_path: Path) -> None:
+    def go(sure: float, **how: Any) -> None:
+        noisy_student(
+            data / "labelled", data / "others", teacher, tmp_path / "out", quiet=True, tuning=CALM,
+            pseudo=PseudoLabels(confidence=sure), **{**HOW, **how},
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match=r"nowhere surer .*: lower the confidence"):
+        go(0.9999999)
+    with pytest.raises(UserError, match=r"no architecture|There is no"):
+        go(0.0, architecture="ViT-Q/16")
+    go(0.0)
+    with pytest.raises(
+        UserError, match=r"was begun with pseudo = soft True, confidence 0\.0, per_class None, not soft"
+    ):
+        go(0.1)
+
+
 @given(st.integers(1, 30), st.integers(2, 4), st.floats(0, 0.9), st.one_of(st.none(), st.integers(1, 9)), st.data())
 def test_what_is_chosen(n: int, classes: int, confidence: float, per_class: int | None, data: st.DataObject) -> None:
     chance = np.random.default_rng(data.draw(st.integers(0, 1000)))
@@ -133,9 +153,17 @@ def test_what_is_chosen(n: int, classes: int, confidence: float, per_class: int 
 
 
 def test_wrong_words(data: Path, teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="held-out pictures would be trained on"):
+    with pytest.raises(UserError, match="is among the labelled pictures too, or is a copy"):
         noisy_student(
             data / "labelled", data / "labelled", teacher, tmp_path / "a", quiet=True,
+            pseudo=PseudoLabels(confidence=0.0), **HOW,
+        )  # fmt: skip
+    shutil.copytree(data / "others", tmp_path / "copies")
+    held_out = open_dataset(data / "labelled", 0.2, 0).val[0].path
+    shutil.copyfile(held_out, tmp_path / "copies" / "innocent.png")
+    with pytest.raises(UserError, match=r"innocent\.png is among the labelled"):
+        noisy_student(
+            data / "labelled", tmp_path / "copies", teacher, tmp_path / "c", quiet=True,
             pseudo=PseudoLabels(confidence=0.0), **HOW,
         )  # fmt: skip
     (tmp_path / "other").mkdir()

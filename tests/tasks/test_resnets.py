@@ -54,6 +54,13 @@ def test_it_is_trained_and_its_folder_says_what_it_is(trained: Path, photos: Pat
     assert dict(show(str(trained)).rows())["units"].startswith("1-1-1-1")
 
 
+def test_from_random_weights_it_is_trained_at_the_size_of_small_pictures(photos: Path, tmp_path: Path) -> None:
+    """A probe of features that nobody learned is what nobody asks for."""
+    found = vitrail.finetune(photos, tmp_path / "run", weights="none", architecture=NAME, epochs=1, quiet=True)
+    assert found.method == "full"
+    assert vitrail.load(tmp_path / "run", quiet=True).model.config.image_size == (16, 16)
+
+
 @pytest.mark.parametrize("method", ["full", "layers:1", "probe", "knn"])
 def test_every_method_that_needs_no_tokens(method: str, trained: Path, photos: Path, tmp_path: Path) -> None:
     epochs = None if method in ("probe", "knn") else 1

@@ -92,11 +92,13 @@ def main() -> None:
         print(f"vitrail: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            sentence = "The disk is full where the output goes: free some space, or send it elsewhere."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
+            sentence = f"{error.filename} is closed to you ({error.strerror}): choose another place, or ask for access."
+        else:
             raise
-        print(
-            "vitrail: The disk is full where the output goes: free some space, or send it elsewhere.", file=sys.stderr
-        )
+        print(f"vitrail: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from vitrail.cli.options import Quiet
+from vitrail.errors import UserError
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="An experiment, such as position-embeddings; ? lists all.")],
-    data: Annotated[Path, typer.Option(help="A folder of {train,test}/<class>/.")],
+    data: Annotated[Path | None, typer.Option(help="A folder of {train,test}/<class>/.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of results; finished runs in it are not made again.")] = Path(
         "evidence"
     ),
@@ -27,6 +28,11 @@ def reproduce(
     """Make one of the article's experiments: a grid of runs, a table, a figure, a verdict."""
     from vitrail.experiments import index
 
+    if name == "?":
+        print("\n".join(index.EXPERIMENTS))
+        return
+    if data is None:
+        raise UserError("No pictures are named: say --data and a folder of {train,test}/<class>/.")
     found = index.reproduce(name, data, out, scale, page, processes, quiet)
     if quiet:
         for verdict in found.verdicts:

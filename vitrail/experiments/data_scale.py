@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitrail.errors import UserError
 from vitrail.experiments.baseline import affordable, cnn
 from vitrail.experiments.figure import curves
 from vitrail.experiments.findings import Findings, Verdict
@@ -28,6 +29,11 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     usual = SCALES[scale]
     every = lab.per_class(data)
     counts = {share: max(2, round(share * every)) for share in SHARES}
+    if len(set(counts.values())) < len(counts):
+        raise UserError(
+            f"{lab.data / data} has {every} pictures of a class to learn from, too few for shares of "
+            f"{', '.join(f'{100 * share:g} %' for share in SHARES)} to differ: bring more."
+        )
     steps = max(1, usual.steps // SHORT)
     start = Run(Photos(data, labels=False), _settings(usual, usual.model, steps) | {"objective": "mae", "tuning": {}})
     few = Photos(data, counts[SEARCHED_AT])

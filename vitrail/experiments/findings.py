@@ -39,17 +39,23 @@ class Findings:
     """A matplotlib figure."""
     command: str
     results: Sequence[Result]
+    others: Sequence[Result] = ()
+    """Made for these: to search settings, and to start from."""
 
     @property
     def cost(self) -> str:
         """Runs, what they begin as, seeds, minutes and where."""
-        minutes = sum(result.minutes for result in {str(result.run): result for result in self.results}.values())
+        minutes = _minutes(self.results)
         seeds = len({result.run["seed"] for result in self.results})
         started = sum(result.run.get("start") is not None for result in self.results)
         begun = f"{started} of them from another run's weights" if started else "all from random weights"
+        more = ""
+        if self.others:
+            many = "1 run" if len(self.others) == 1 else f"{len(self.others)} runs"
+            more = f", besides {many} of {_minutes(self.others):.0f} minutes to search settings and to start from"
         where = ", ".join(sorted({result.processor for result in self.results if result.processor}))
         return (
-            f"{len(self.results)} runs, {begun}, {seeds} seeds, {minutes:.0f} minutes of training"
+            f"{len(self.results)} runs, {begun}, {seeds} seeds, {minutes:.0f} minutes of training{more}"
             f"{f' ({where})' if where else ''}"
         )
 
@@ -61,6 +67,10 @@ class Findings:
         lines += [f"- {verdict.claim}: **{verdict.word}** ({verdict.numbers})." for verdict in self.verdicts]
         lines += ["", f"`{self.command}`: {self.cost}."]
         return "\n".join(lines)
+
+
+def _minutes(results: Iterable[Result]) -> float:
+    return sum(result.minutes for result in {str(result.run): result for result in results}.values())
 
 
 def accuracies(results: Mapping[str, Sequence[Result]]) -> dict[str, list[float]]:

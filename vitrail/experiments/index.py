@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vitrail.analyze import canvas
@@ -21,7 +22,8 @@ from vitrail.experiments import (
     versus_cnn,
 )
 from vitrail.experiments.findings import Findings, write_section
-from vitrail.experiments.lab import Lab, on_own_accelerator
+from vitrail.experiments.lab import SPLITS, Lab, on_own_accelerator
+from vitrail.experiments.pictures import look_at
 from vitrail.experiments.scale import ScaleName
 from vitrail.report.terminal import Show
 
@@ -69,10 +71,12 @@ def reproduce(
     root, folder = Path(data), Path(out)
     if not root.is_dir():
         raise UserError(f"{root} is no folder: name one of {{train,test}}/<class>/.")
+    look_at(root.absolute(), folder / SPLITS / f"{root.absolute().name}.csv", show)
+    lab = Lab(folder, root.absolute().parent, show, processes)
     command = f"vitrail reproduce {name} --data {root.name} --scale {scale}"
-    found = EXPERIMENTS[name](
-        Lab(folder, root.absolute().parent, show, processes), root.absolute().name, scale, command
-    )
+    found = EXPERIMENTS[name](lab, root.absolute().name, scale, command)
+    shown = [result.run for result in found.results]
+    found = replace(found, others=[result for result in lab.asked.values() if result.run not in shown])
     figure = folder / f"{name}.png"
     canvas.save(found.draw(), figure)
     write_section(folder / f"{name}.md", name, found.markdown(figure.name))

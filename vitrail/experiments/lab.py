@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,8 @@ class Lab:
     show: Show
     processes: int = 1
     """Runs made at a time; each takes its share of the processors."""
+    asked: dict[str, Result] = field(default_factory=dict, compare=False)
+    """All results that were asked for, by key: those that settings were searched by and that others start from too."""
 
     def result(self, run: Run) -> Result:
         """``results`` of one."""
@@ -69,11 +71,15 @@ class Lab:
             UserError: a run cannot be made.
         """
         missing = {run.key: run for run in runs if not self._cell(run).is_file()}
+        before = [one for run in runs for one in (run.start, run.teacher) if one is not None]
+        wanted = {one.key for run in missing.values() for one in (run.start, run.teacher) if one is not None}
+        if before := [one for one in before if one.key in wanted or self._cell(one).is_file()]:
+            self.results(before)
         if missing:
-            before = [one for run in missing.values() for one in (run.start, run.teacher)]
-            self.results([run for run in before if run is not None])
             self._make(list(missing.values()))
-        return [from_dict(Result, _read(self._cell(run)), str(self._cell(run))) for run in runs]
+        found = [_result(self._cell(run)) for run in runs]
+        self.asked.update(zip((run.key for run in runs), found, strict=True))
+        return found
 
     def table(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[Result]]:
         """The results of several runs for each label, in one go."""
@@ -104,6 +110,15 @@ class Lab:
         """How many pictures there are to learn from in the smallest class."""
         return min(len(paths) - set_aside(paths) for paths in self._order(data).values())
 
+    def need(self, data: str, count: int) -> None:
+        """Raise UserError when a class has fewer pictures to learn from than ``count``, before anything is trained."""
+        for name, paths in self._order(data).items():
+            if (there := len(paths) - set_aside(paths)) < count:
+                raise UserError(
+                    f"{self.data / data} has {there} pictures of {name} to learn from, and this experiment takes "
+                    f"{count} of each class: bring more."
+                )
+
     def classes(self, data: str) -> int:
         """How many classes there are."""
         return len(self._order(data))
@@ -115,12 +130,18 @@ class Lab:
         return self.folder / CELLS / f"{run.key}.json"
 
     def _make(self, runs: Sequence[Run]) -> None:
-        left = list(runs)
+        left, start, made = list(runs), time.perf_counter(), 0
+        many = "1 run" if len(runs) == 1 else f"{len(runs)} runs, {self.processes} at a time"
+        self.show.say(f"To be made: {many}. What is done is kept: stopped, the same command goes on.")
         while left:
             for run, seconds in self._each(left):
                 left.remove(run)
                 took = "is there" if seconds is None else f"took {duration(seconds)}"
-                self.show.say(f"{len(runs) - len(left)} of {len(runs)}: {run.key} {took}.")
+                made += seconds is not None
+                ahead = ""
+                if made and left:
+                    ahead = f" About {duration((time.perf_counter() - start) / made * len(left))} for the others."
+                self.show.say(f"{len(runs) - len(left)} of {len(runs)}: {run.key} {took}.{ahead}")
             if left:
                 self.show.say(f"Waiting for {len(left)} that others are making.")
                 time.sleep(POLL)
@@ -276,6 +297,13 @@ def _minutes(trained: Path) -> float:
     """Of its training steps."""
     lines = (trained / "training" / "timing.jsonl").read_text().splitlines()
     return sum(float(json.loads(line).get("seconds", 0.0)) for line in lines) / 60
+
+
+def _result(path: Path) -> Result:
+    try:
+        return from_dict(Result, _read(path), "it")
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({str(error).rstrip('.')}): remove it, and it is made again.") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ SHORT = 4
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     """Pretrain once in each way; fine-tune on few labels, the rate searched for each."""
+    lab.need(data, PER_CLASS)
     usual = SCALES[scale]
     plain = usual.settings()
     without = {name: value for name, value in plain.items() if name not in ("objective", "tuning")}

@@ -26,6 +26,7 @@ TEACHER, LONG, STUDENT = "teacher", "trained as long on the labels", "student"
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     """A teacher, a student of its size, and the same model trained on the labels alone as long as the student."""
+    lab.need(data, LABELLED + UNLABELLED)
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
     families: dict[str, tuple[dict[str, Any], int]] = {

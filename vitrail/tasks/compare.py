@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.atomic import new_file, refuse_unwritable
+from vitrail.atomic import explained, new_file, refuse_unwritable
 from vitrail.config import architecture as named
 from vitrail.config import is_variant
 from vitrail.cost import parameters
@@ -34,6 +34,8 @@ from vitrail.weights.store import read_json
 MODELS = ("dinov2-small", "timm/resnetv2_50x1_bit.goog_in21k")
 METHODS = ("probe", "full")
 SETTINGS, CELLS, RUNS = "compare.json", "cells", "runs"
+EPOCHS = "-epochs"
+"""What the name of a file ends in that says how many fit into the minutes."""
 SPEED_ON = 64
 """Pictures that the speed of prediction is measured on."""
 
@@ -241,7 +243,7 @@ class _Candidate:
 
     def _epochs(self) -> int:
         """As many as fit into the budget, measured once."""
-        path = self.folder / CELLS / f"{self.plain}-epochs.json"
+        path = self.folder / CELLS / f"{self.plain}{EPOCHS}.json"
         if not path.is_file():
             settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(0)), epochs=1)
             found = plan(settings, quiet=True)
@@ -262,12 +264,17 @@ def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
 
 
 def _claim(folder: Path, asked: Asked) -> None:
-    """Make the folder this comparison's.
+    """Make the folder this comparison's; another's in which no training was finished gives way.
 
     Raises:
         UserError: it holds another.
     """
     path = folder / SETTINGS
+    done = [cell for cell in (folder / CELLS).glob("*.json") if not cell.stem.endswith(EPOCHS)]
+    if path.is_file() and not done and read_json(path) != to_dict(asked):
+        path.unlink()
+        for name in (CELLS, RUNS):
+            shutil.rmtree(folder / name, ignore_errors=True)
     if path.is_file():
         before = read_json(path)
         for name, value in to_dict(asked).items():
@@ -277,7 +284,8 @@ def _claim(folder: Path, asked: Asked) -> None:
                 )
         return
     for name in (CELLS, RUNS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            (folder / name).mkdir(parents=True, exist_ok=True)
     with new_file(path) as beside:
         beside.write_text(json.dumps(to_dict(asked), indent=1) + "\n", "utf-8")
 

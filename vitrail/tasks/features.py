@@ -22,11 +22,14 @@ from vitrail.data.batches import batches
 from vitrail.data.read import UnreadableImage, content_hash
 from vitrail.model.heads import Pooling
 from vitrail.record import to_dict
+from vitrail.report.terminal import Show
 from vitrail.runtime.predictor import Predictor
 from vitrail.weights.store import write_tensors
 
 CHUNK = 256
 """Pictures a file of the cache holds, and so how much a crash can cost."""
+NAMED = 5
+"""Pictures in both parts that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,27 @@ def content_hashes(paths: Iterable[Path]) -> list[str | UnreadableImage]:
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(one, paths))
+
+
+def twins(
+    show: Show, train: Sequence[Path], held_out: Sequence[Path], digests: Sequence[str | UnreadableImage]
+) -> list[tuple[int, int]]:
+    """Find and name pictures that stand in both parts, which make the result look better than it is.
+
+    Args:
+        digests: content hashes of ``train`` and then of ``held_out``.
+
+    Returns:
+        Their places in ``train`` and in ``held_out``.
+    """
+    places = {digest: at for at, digest in enumerate(digests[: len(train)]) if isinstance(digest, str)}
+    judged = enumerate(digests[len(train) :])
+    found = [(places[digest], at) for at, digest in judged if isinstance(digest, str) and digest in places]
+    if found:
+        named = "; ".join(f"{train[one]} = {held_out[other]}" for one, other in found[:NAMED])
+        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        show.warn(f"{len(found)} held-out pictures are also trained on, so the result flatters: {named}{more}.")
+    return found
 
 
 def measured_speed(predictor: Predictor, how: Preprocessing, paths: Sequence[Path], batch_size: int) -> float:

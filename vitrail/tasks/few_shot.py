@@ -17,7 +17,7 @@ from vitrail.evaluate.fewshot import fit_least_squares
 from vitrail.evaluate.metrics import t_interval
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import Classifier, download_progress
-from vitrail.tasks.features import content_hashes
+from vitrail.tasks.features import content_hashes, twins
 from vitrail.tasks.preparation import compute_features, pooling_of
 from vitrail.weights.load import Source, load_weights
 
@@ -88,6 +88,7 @@ def few_shot(
     classifier = Classifier(loaded, device)
     samples = [*dataset.train, *dataset.val]
     digests = content_hashes(sample.path for sample in samples)
+    twins(show, [sample.path for sample in dataset.train], [sample.path for sample in dataset.val], digests)
     extracted, _ = compute_features(show, classifier, samples, digests, pooling_of(classifier), batch_size)
     if extracted.failures:
         position, reason = extracted.failures[0]

@@ -11,7 +11,9 @@ from typing import Any
 
 from vitrail.atomic import new_folder, refuse_existing, refuse_unwritable
 from vitrail.cache import cache_dir
-from vitrail.config import Resampling, Size, parse_size
+from vitrail.config import Resampling, Size, ViTConfig, parse_size
+from vitrail.config import architecture as named
+from vitrail.data.held import usual_size
 from vitrail.data.sources import Dataset, open_dataset
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show, duration, show_evaluation
@@ -19,6 +21,7 @@ from vitrail.settings import FinetuneSettings, TrainSettings
 from vitrail.tasks.begun import TRAINING, begin, read_begun, unfinished, with_asked
 from vitrail.tasks.classifier import Classifier, download_progress
 from vitrail.tasks.preparation import Prepared, prepare, show_photos
+from vitrail.tasks.pretrain_plan import size_of_small
 from vitrail.tasks.report import write_report
 from vitrail.tasks.run_folder import Finetuned, judged, write_asked, write_results
 from vitrail.tasks.trained_run import train_run
@@ -151,10 +154,14 @@ def opened(settings: FinetuneSettings, show: Show) -> tuple[Dataset, Classifier]
     training, augmentation, _ = tune(TrainSettings(1, evaluate_every=1, checkpoint_every=1), settings.tuning)
     show.say(f"Reading {settings.data} and loading {settings.weights}.")
     dataset = open_dataset(settings.data, settings.val_fraction, settings.seed)
+    size = settings.resolution
+    cnn = settings.architecture is not None and not isinstance(named(settings.architecture), ViTConfig)
+    if size is None and settings.weights == "none" and cnn:
+        size = size_of_small(usual_size([sample.path for sample in dataset.train]))
     with download_progress(show, settings.weights) as progress:
         loaded = load_weights(
             settings.weights,
-            image_size=settings.resolution,
+            image_size=size,
             resampling=settings.resampling,
             architecture=settings.architecture,
             classes=(),

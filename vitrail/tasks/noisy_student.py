@@ -7,6 +7,7 @@ needs is written before it is used, and a student's run goes on where it was, so
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from vitrail.errors import UserError
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.features import content_hashes
 from vitrail.tasks.pretrain import pretrain
 from vitrail.tasks.pretrain_folder import Pretrained
 from vitrail.weights.store import read_json, write_json
@@ -164,23 +166,34 @@ def choose(answers: np.ndarray, pseudo: PseudoLabels, seed: int) -> list[int]:
 
 
 def _claim(folder: Path, asked: dict[str, Any]) -> None:
-    """Note what was asked for, or see that it is the same as before.
+    """Note what was asked for, or see that it is the same as before; where no student was begun, it may be another.
 
     Raises:
         UserError: another thing was asked for in this folder.
     """
-    path = folder / SETTINGS
+    path, first = folder / SETTINGS, folder / "round-1"
     if path.is_file():
         before = read_json(path)
+        if before != asked and not (first / STUDENT).exists():
+            shutil.rmtree(first, ignore_errors=True)
+            path.unlink()
+    if path.is_file():
         if differing := sorted(name for name in asked if before.get(name) != asked[name]):
             name = differing[0]
             raise UserError(
-                f"{folder} was begun with {name} = {before.get(name)}, not {asked[name]}: say the same, or take "
-                "another folder."
+                f"{folder} was begun with {name} = {_told(before.get(name))}, not {_told(asked[name])}: say the same, "
+                "or take another folder."
             )
         return
     with new_file(path) as beside:
         write_json(beside, asked)
+
+
+def _told(value: Any) -> str:
+    """A setting in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value[name]}" for name in value) or "nothing"
+    return str(value)
 
 
 def _answers(teacher: Classifier, classes: Sequence[str], paths: Sequence[Path], show: Show) -> np.ndarray:
@@ -217,11 +230,15 @@ def _write_table(
     counts: dict[int, int] = {}
     for row in chosen:
         counts[row] = counts.get(row, 0) + 1
-    if both := [others[row] for row in counts if others[row].absolute() in known]:
-        raise UserError(
-            f"{both[0]} is among the labelled pictures and among the unlabelled ones ({len(both)} are): take the "
-            "labelled ones out, or held-out pictures would be trained on."
-        )
+    # A copy of one that is trained on anyway does no harm; of one that judges, it would.
+    judges = {digest for digest in content_hashes(sample.path for sample in labelled.val) if isinstance(digest, str)}
+    rows = list(counts)
+    for row, digest in zip(rows, content_hashes(others[row] for row in rows), strict=True):
+        if others[row].absolute() in known or digest in judges:
+            raise UserError(
+                f"{others[row]} is among the labelled pictures too, or is a copy of one that is held out: take it out "
+                "of the unlabelled ones, or what judges would be trained on."
+            )
     with new_file(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "shares", "times"])

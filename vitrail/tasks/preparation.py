@@ -22,7 +22,7 @@ from vitrail.evaluate.probe import Probe, fit_probe, out_of_fold
 from vitrail.report.terminal import MOST_ROWS, Show, duration, percent
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.classifier import Classifier
-from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract, measured_speed
+from vitrail.tasks.features import Extracted, FeatureCache, cache_folder, content_hashes, extract, measured_speed, twins
 from vitrail.tasks.findings import Findings, find
 from vitrail.tasks.training import choose_method
 from vitrail.weights.load import Loaded
@@ -65,7 +65,7 @@ def prepare(show: Show, settings: FinetuneSettings, dataset: Dataset, classifier
     pooling = pooling_of(classifier)
     samples = [*dataset.train, *dataset.val]
     digests = content_hashes(sample.path for sample in samples)
-    twins = _twins(show, dataset, digests)
+    pairs = twins(show, [sample.path for sample in dataset.train], [sample.path for sample in dataset.val], digests)
     extracted, speed = compute_features(show, classifier, samples, digests, pooling, settings.batch_size)
     _check_readable(show, dataset, samples, extracted, settings)
     kept = [samples[position] for position in extracted.kept]
@@ -87,7 +87,8 @@ def prepare(show: Show, settings: FinetuneSettings, dataset: Dataset, classifier
             probe = fit_probe(known, labels[first], pooling.parts, settings.seed, advance)
         logits, unseen = probe.logits(held_out), out_of_fold(known, labels[first], probe, settings.seed)
         loaded = with_head(classifier, probe, dataset)
-    found = find(unseen, extracted.features, logits, train, val, twins)
+    both = [(dataset.train[one], dataset.val[other]) for one, other in pairs]
+    found = find(unseen, extracted.features, logits, train, val, both)
     if neighbours is not None:
         # A few votes are no probabilities to doubt a label by: of weak features they would name a fifth of all photos.
         found = replace(found, suspects=[])
@@ -158,18 +159,6 @@ def compute_features(
     with (show if missing else Show(quiet=True)).progress("Computing features") as advance:
         found = extract(classifier.predictor, how, paths, digests, cache, pooling, batch_size, advance)
     return found, speed
-
-
-def _twins(show: Show, dataset: Dataset, digests: Sequence[str | UnreadableImage]) -> list[tuple[Sample, Sample]]:
-    """Find and name pictures that stand in both parts, which make the result look better than it is."""
-    train = {digest: sample for digest, sample in zip(digests, dataset.train, strict=False) if isinstance(digest, str)}
-    held_out = zip(digests[len(dataset.train) :], dataset.val, strict=True)
-    twins = [(train[digest], sample) for digest, sample in held_out if isinstance(digest, str) and digest in train]
-    if twins:
-        named = "; ".join(f"{one.path} = {other.path}" for one, other in twins[:5])
-        more = f"; and {len(twins) - 5} more" if len(twins) > 5 else ""
-        show.warn(f"{len(twins)} held-out pictures are also trained on, so the result flatters: {named}{more}.")
-    return twins
 
 
 def _check_readable(

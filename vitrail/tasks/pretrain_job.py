@@ -22,6 +22,7 @@ from vitrail.report.terminal import Show, duration, show_evaluation
 from vitrail.runtime.device import native_bf16, pick_device
 from vitrail.settings import FREE, PretrainSettings
 from vitrail.tasks.classifier import download_progress
+from vitrail.tasks.features import content_hashes, twins
 from vitrail.tasks.pretrain_cost import available, memory, profiled, seconds, seconds_per_step
 from vitrail.tasks.pretrain_data import GIGABYTE, Found, Readable, find, read, write_split
 from vitrail.tasks.pretrain_folder import (
@@ -93,6 +94,9 @@ def begin(
     views = optimised(len(found.train))[1]  # a wrong name should not wait for the pictures
     check_views(views, config)
     data = read(show, found, settings, enough(how.size, smallest_crop(views)), how)
+    if found.val and not show.console.quiet:
+        train = list(dict.fromkeys(found.train))
+        twins(show, train, found.val, content_hashes([*train, *found.val]))
     training, views, arguments = optimised(len(data.train))
     plan = Plan(
         objective=objective,

@@ -180,12 +180,16 @@ def _cnn(settings: PretrainSettings, side: int) -> Architecture:
         UserError: what a Vision Transformer alone has is asked for.
     """
     assert settings.architecture is not None
-    size = settings.resolution or ((side, side) if 0 < side < SMALL else None)
-    config = named(settings.architecture, size)
+    config = named(settings.architecture, settings.resolution or size_of_small(side))
     for name in ("layers", "width", "heads", "patch", "stem", "position", "pool"):
         if getattr(settings, name) is not None:
             transformer(config, f"--{name}")
     return config.noisy(settings.dropout, settings.drop_path)
+
+
+def size_of_small(side: int) -> Size | None:
+    """That a CNN takes small pictures at, their own; None: they are not small."""
+    return (side, side) if 0 < side < SMALL else None
 
 
 def _position(text: str) -> PositionConfig:

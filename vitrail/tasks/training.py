@@ -59,6 +59,8 @@ def choose_method(settings: FinetuneSettings, photos: int, classes: int, images_
         return f"lora:{RANK}", work
     if settings.method != "auto":
         return settings.method, work
+    if settings.weights == "none":
+        return "full", f"random weights have no features to be probed, and {work}"
     if photos < FEW * classes:
         return "probe", f"{photos / classes:.0f} photos a class are too few to train the model itself"
     if seconds > PATIENCE:
