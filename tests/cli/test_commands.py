@@ -356,6 +356,9 @@ def test_a_suite_that_does_not_fit_its_name_is_a_sentence(vitrail: Type, data: P
         assert said.code == 2, name
         assert len(said.err.strip().splitlines()) <= 3, said.err
     assert not (tmp_path / "x.csv").exists()
+    said = vitrail("suite", "cifar100", data, "--out", tmp_path / "x")
+    assert said.code == 2
+    assert "does not end in .csv" in said.err
 
 
 def test_reproduce_lists_what_there_is_and_wants_pictures(vitrail: Type) -> None:

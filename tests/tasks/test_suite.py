@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,17 @@ import pytest
 
 import vitrail
 from tests.tasks.test_finetune import TOY
+from vitrail.atomic import explained
+from vitrail.data import suites
 from vitrail.data.sources import open_dataset
 from vitrail.errors import UserError
 
 
 @pytest.fixture
-def cifar(tmp_path: Path) -> Path:
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """CIFAR-100's layout, of noise: 3 classes, 12 pictures to learn from and 12 to be judged by."""
+    monkeypatch.setitem(suites.CLASSES, "cifar100", 3)
+    monkeypatch.setitem(suites.LENGTHS, "cifar100", {"train.bin": 12, "test.bin": 12})
     root = tmp_path / "cifar-100-binary"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -36,6 +42,49 @@ def test_a_set_becomes_a_table_that_is_taken(cifar: Path, tmp_path: Path) -> Non
     assert (dataset.classes, len(dataset.train), len(dataset.val)) == (("apple", "bear", "can"), 12, 12)
     with pytest.raises(UserError, match="exists"):
         vitrail.suite("cifar100", cifar, tmp_path / "out" / "cifar.csv")
+    found.out.unlink()
+    with pytest.raises(UserError, match=r"The pictures would go into .*cifar, which is there already"):
+        vitrail.suite("cifar100", cifar, tmp_path / "out" / "cifar.csv")
+    assert len(list((tmp_path / "out" / "cifar").rglob("*.png"))) == 24
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("noext", "noext does not end in .csv"),
+        ("x.csv.gz", "x.csv.gz does not end in .csv"),
+        (".csv", ".csv does not end in .csv"),
+        ("folder.csv", "folder.csv is a folder"),
+        ("a.txt/x.csv", "a.txt is a file, not a folder"),
+        ("x" * 300 + ".csv", "its name is too long"),
+    ],
+)
+def test_where_to_write_is_known_before_anything_is_read(tmp_path: Path, out: str, sentence: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError) as error:
+        vitrail.suite("cifar100", tmp_path / "there is none", tmp_path / out)
+    assert sentence in str(error.value)
+
+
+def test_a_set_that_has_picture_files_may_stand_beside_its_table(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "imagenet" / part / "n01440764").mkdir(parents=True)
+        (tmp_path / "imagenet" / part / "n01440764" / "x.JPEG").touch()
+    found = vitrail.suite("imagenet", tmp_path / "imagenet", tmp_path / "imagenet.csv")
+    assert (found.train, found.val) == (1, 1)
+
+
+@pytest.mark.parametrize("at", ["PIL.Image.Image.save", "vitrail.tasks.suite.write_table"])
+def test_a_full_disk_leaves_nothing(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    def full(*_: object) -> None:
+        with explained(tmp_path / "out" / "cifar.csv") if "table" in at else nullcontext():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(at, full)
+    with pytest.raises(UserError, match="The disk is full while writing"):
+        vitrail.suite("cifar100", cifar, tmp_path / "out" / "cifar.csv")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_nothing_half_written_is_left(cifar: Path, tmp_path: Path) -> None:
@@ -43,8 +92,7 @@ def test_nothing_half_written_is_left(cifar: Path, tmp_path: Path) -> None:
         file.write(b"more")
     with pytest.raises(UserError, match="no whole number of records"):
         vitrail.suite("cifar100", cifar, tmp_path / "out" / "cifar.csv")
-    assert not (tmp_path / "out" / "cifar").exists()
-    assert not (tmp_path / "out" / "cifar.csv").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_few_shots_of_colours(photos: Path) -> None:

@@ -15,7 +15,7 @@ def suite(
         str, typer.Argument(help="imagenet, cifar10, cifar100, pets, flowers102, vtab-1k or vtab-1k-search.")
     ],
     folder: Annotated[Path, typer.Argument(help="Where the set was unpacked, as its authors lay it out.")],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write, named so that it ends in .csv.")],
     as_json: Json = False,
 ) -> None:
     """Check a published benchmark set and write it as a CSV that finetune, evaluate and the others take."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.atomic import refuse_existing
-from vitrail.data.suites import read_suite
+from vitrail.atomic import refuse_existing, refuse_unwritable
+from vitrail.data.listing import extension
+from vitrail.data.suites import WRITTEN, read_suite
 from vitrail.data.table import write_table
+from vitrail.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,25 @@ def suite(name: str, folder: str | Path, out: str | Path) -> Suite:
         out: the CSV; pictures that are in no files of their own go into a folder beside it, named after it.
 
     Raises:
-        UserError: the folder does not hold that set, labels and files do not fit, or ``out`` is there already.
+        UserError: ``out`` does not end in .csv, is there already or cannot be written, the folder does not hold
+            that set, or labels and files do not fit.
     """
     path = Path(out)
+    if extension(path.name) != ".csv":
+        raise UserError(f"{path} does not end in .csv, by which commands know a table: name it so, as in {name}.csv.")
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: name a file to write.")
+    refuse_existing(path)
     pictures = path.absolute().with_suffix("")
-    for place in (path, pictures):
-        refuse_existing(place)
+    if name in WRITTEN and os.path.lexists(pictures):  # which may be the set itself, so nothing says to remove it
+        raise UserError(f"The pictures would go into {pictures}, which is there already: give {path} another name.")
+    refuse_unwritable(path)
+    rows = read_suite(name, folder, pictures)
     try:
-        rows = read_suite(name, folder, pictures)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_table(rows, path)
     except BaseException:
-        shutil.rmtree(pictures, ignore_errors=True)  # it was not there before
+        if name in WRITTEN:
+            shutil.rmtree(pictures, ignore_errors=True)  # it was not there before
         raise
     parts = Counter(row.split for row in rows)
     return Suite(path, len({row.label for row in rows}), parts["train"], parts["val"])
