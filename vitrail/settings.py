@@ -156,11 +156,11 @@ class FinetuneSettings:
     """What a bare state dict is, or which random model ``none`` means."""
     method: str = "auto"
     """``probe``, ``knn``, ``full``, ``layers:K`` (the top K blocks), ``lora`` or ``lora:R`` (of rank R), or ``auto``:
-    probe or full, whichever suits."""
+    probe or full, whichever suits; full from random weights."""
     epochs: int | None = None
     """How often each photo is trained on; None: by their number. Not for probe and knn."""
     resolution: Size | None = None
-    """Height and width in pixels; None: what the weights are fed by default."""
+    """Height and width in pixels; None: what the weights are fed by default, or of a random CNN small photos' own."""
     resampling: Resampling = "bicubic-corner"
     """How positions are taken to another grid: the article's way (section 5.1)."""
     val_fraction: float = 0.2

@@ -83,10 +83,14 @@ def test_what_is_finished_is_not_made_again_and_what_was_stopped_goes_on(
         compare(photos, tmp_path / "out", models, ("probe",), folds=3, quiet=True)
 
 
-def test_where_nothing_was_finished_other_settings_are_taken(made: tuple[str, str, Path], tmp_path: Path) -> None:
+def test_where_nothing_was_begun_other_settings_are_taken(made: tuple[str, str, Path], tmp_path: Path) -> None:
     *models, photos = made
-    with pytest.raises(UserError, match=r"resolution|size|patch"):
-        compare(photos, tmp_path / "out", models, ("probe",), folds=2, resolution=17, quiet=True)
+    for out in ("out", "begun"):
+        with pytest.raises(UserError, match=r"resolution|size|patch"):
+            compare(photos, tmp_path / out, models, ("probe",), folds=2, resolution=17, quiet=True)
+    (tmp_path / "begun" / "runs" / "one").mkdir()
+    with pytest.raises(UserError, match="resolution 17, not None: choose another --out"):
+        compare(photos, tmp_path / "begun", models, ("probe",), folds=2, quiet=True)
     compare(photos, tmp_path / "out", models, ("probe",), folds=2, quiet=True)
     with pytest.raises(UserError, match="resolution None, not 17: choose another --out"):
         compare(photos, tmp_path / "out", models, ("probe",), folds=2, resolution=17, quiet=True)

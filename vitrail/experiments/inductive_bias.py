@@ -137,12 +137,13 @@ def findings(
             Verdict(
                 "Trained, the ResNet moves along with the picture better than any ViT",
                 together([above(one) for one in apart.values()]),
-                f"the nearest is {nearest}, by {_signed(apart[nearest])}",
+                f"the nearest is the ViT with positions {nearest!r}, by {_signed(apart[nearest])}",
             ),
             Verdict(
                 "The ResNet's first layers are more local than any ViT's, before anything is learned",
                 together([above(one) for one in wider.values()]),
-                f"the nearest is {narrowest}, by {_signed(wider[narrowest])} of the uniform radius",
+                f"the nearest is the ViT with positions {narrowest!r}, by {_signed(wider[narrowest])} of the uniform "
+                "radius",
             ),
             Verdict(
                 "A ViT becomes more local as it learns (last layer)",

@@ -104,7 +104,7 @@ class Lab:
             numbers = dict(measure(load(_weights_of(run, self.folder, self.data), quiet=True)))
             with new_file(path) as beside:
                 beside.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-        return _read(path)
+        return read(path)
 
     def per_class(self, data: str) -> int:
         """How many pictures there are to learn from in the smallest class."""
@@ -301,12 +301,17 @@ def _minutes(trained: Path) -> float:
 
 def _result(path: Path) -> Result:
     try:
-        return from_dict(Result, _read(path), "it")
+        return from_dict(Result, read(path), "it")
     except UserError as error:
         raise UserError(f"{path} is damaged ({str(error).rstrip('.')}): remove it, and it is made again.") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A file of results.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

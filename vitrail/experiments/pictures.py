@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from vitrail.atomic import new_file
 from vitrail.data.held import Pictures, hold
 from vitrail.data.sources import open_labelled
 from vitrail.errors import UserError
+from vitrail.experiments.lab import read
 from vitrail.experiments.run import order, test_folder
 from vitrail.report.terminal import Show
 from vitrail.tasks.features import content_hashes, twins
@@ -33,7 +33,7 @@ def look_at(root: Path, split: Path, show: Show) -> None:
     known = split.with_suffix(".json")
     digest = _digest(root, test)
     if known.is_file():
-        if _read(known).get("pictures") != digest:
+        if read(known).get("pictures") != digest:
             raise UserError(
                 f"The results in {split.parents[1]} are of other pictures called {root.name}, or {root} has changed "
                 "since: bring them back, or name another --out."
@@ -64,11 +64,3 @@ def _digest(root: Path, test: Path) -> str:
         for path in sorted(path for path in part.rglob("*") if path.is_file()):
             found.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
     return found.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found)
-    except (OSError, ValueError):
-        raise UserError(f"{path} is damaged: remove it, and it is made again.") from None

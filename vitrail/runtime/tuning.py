@@ -101,8 +101,9 @@ class Tuner:
         self._time([*dict.fromkeys([reference, usual, *ways])])
         if reference not in self.trials:
             raise UserError(f"The model cannot be run here: {self.left_out.get(reference.name, 'no time was left')}")
-        for runtime in {reference, usual} & self.trials.keys():
-            self.trials[runtime] = replace(self.trials[runtime], loss=self.loss(runtime))
+        for runtime in dict.fromkeys([reference, usual]):
+            if runtime in self.trials:
+                self.trials[runtime] = replace(self.trials[runtime], loss=self.loss(runtime))
         for runtime in sorted(self.trials, key=lambda one: -self.trials[one].speed):
             trial = self.judge(runtime)
             if trial is not None and trial.loss is not None and trial.loss.points <= self.allowed:

@@ -264,14 +264,15 @@ def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
 
 
 def _claim(folder: Path, asked: Asked) -> None:
-    """Make the folder this comparison's; another's in which no training was finished gives way.
+    """Make the folder this comparison's; another's in which no training was begun gives way.
 
     Raises:
         UserError: it holds another.
     """
     path = folder / SETTINGS
-    done = [cell for cell in (folder / CELLS).glob("*.json") if not cell.stem.endswith(EPOCHS)]
-    if path.is_file() and not done and read_json(path) != to_dict(asked):
+    begun = [cell for cell in (folder / CELLS).glob("*.json") if not cell.stem.endswith(EPOCHS)]
+    begun += (folder / RUNS).iterdir() if (folder / RUNS).is_dir() else ()
+    if path.is_file() and not begun and read_json(path) != to_dict(asked):
         path.unlink()
         for name in (CELLS, RUNS):
             shutil.rmtree(folder / name, ignore_errors=True)
