@@ -143,8 +143,9 @@ def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
         ]
 
     scores = {noisy_student.TEACHER: 0.5, noisy_student.LONG: 0.6, noisy_student.STUDENT: 0.58}
+    scores |= {noisy_student.TRUE: 0.49, noisy_student.CALM: 0.7}
     found = noisy_student.findings({("ViT", part): made(score) for part, score in scores.items()}, "shades", "")
-    assert [verdict.word for verdict in found.verdicts] == ["holds", "does not hold"]
+    assert [verdict.word for verdict in found.verdicts] == ["holds", "does not hold", "does not hold", "holds"]
     assert found.rows[0][4].startswith("+8.0")
     assert found.rows[2][4] == ""
 

@@ -14,10 +14,10 @@ import torch
 from vitrail.analyze.equivariance import equivariance
 from vitrail.analyze.maps import feature_maps
 from vitrail.analyze.receptive import receptive_field
-from vitrail.config import ModelCard
+from vitrail.config import ModelCard, Size
 from vitrail.data.batches import batches
 from vitrail.data.listing import images_below
-from vitrail.experiments.baseline import affordable, cnn
+from vitrail.experiments.baseline import affordable, cnn, vit
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict
 from vitrail.experiments.lab import Lab
@@ -34,6 +34,9 @@ PICTURES, LOOKED_AT = 128, 32
 """Test pictures that are moved, and those whose receptive fields are looked at."""
 SHARE = 0.5
 """Of the energy of a receptive field, within its radius."""
+WITHIN = 0.5
+"""Of a ViT's patch, that pictures are moved by too: added when the ResNet was seen to do worse by whole patches."""
+WHOLE, PART, INSIDE = "whole patches", "half a patch", ", borders left out"
 RESNET, USUAL = "ResNet", "learned-1d"
 Measures = Mapping[str, float]
 
@@ -59,7 +62,13 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         name: [lab.measured(run, what, partial(both, seed=run.seed, pictures=shown)) for run in own]
         for name, own in runs.items()
     }
-    return findings(measured, results, data, command)
+    patch = vit(scale, lab.classes(data)).patch[0]
+    why = f"inductive-bias-why-{SHIFT:g}-{WITHIN:g}-{PICTURES}"
+    apart = {
+        name: [lab.measured(run, why, partial(moved, patch=patch, pictures=shown)) for run in own]
+        for name, own in runs.items()
+    }
+    return findings(measured, apart, results, data, command)
 
 
 def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[str, float]:
@@ -70,34 +79,59 @@ def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[st
     return found | {f"random, {name}": value for name, value in _measured(fresh, card, pictures).items()}
 
 
+def moved(classifier: Classifier, patch: int, pictures: Sequence[Path]) -> dict[str, float]:
+    """A trained model's error where pictures move by whole patches or by a part of one, with the borders or without."""
+    card = classifier.card
+    size = card.architecture.image_size
+    shifts = {WHOLE: round(SHIFT * size[0]), PART: max(1, round(WITHIN * patch))}
+    images = _larger(card, size, max(shifts.values()), pictures)
+    maps = feature_maps(classifier.model.cpu().eval())
+    return {
+        f"{what}{where}": float(equivariance(maps, images, [shift], size, margin=margin).interval()[0][-1, 0])
+        for what, shift in shifts.items()
+        for where, margin in (("", 0), (INSIDE, None))
+    }
+
+
+def _larger(card: ModelCard, size: Size, shift: int, pictures: Sequence[Path]) -> torch.Tensor:
+    """(B, C, H + shift, W + shift)"""
+    larger = card.preprocessing.at((size[0] + shift, size[1] + shift))
+    return torch.cat([batch.images for batch in batches(pictures, larger, 32)])
+
+
 def _measured(model: Model, card: ModelCard, pictures: Sequence[Path]) -> dict[str, float]:
     size = card.architecture.image_size
     shift = round(SHIFT * size[0])
-    larger = card.preprocessing.at((size[0] + shift, size[1] + shift))
-    images = torch.cat([batch.images for batch in batches(pictures, larger, 32)])
+    images = _larger(card, size, shift, pictures)
     maps = feature_maps(model.cpu().eval())
-    moved = equivariance(maps, images, [shift], size, margin=0)
+    along = equivariance(maps, images, [shift], size, margin=0)
     seen = receptive_field(maps, images[:LOOKED_AT], size)
     return {
-        "error": float(moved.interval()[0][-1, 0]),
+        "error": float(along.interval()[0][-1, 0]),
         "first radius": float(seen.radius(SHARE)[0] / seen.uniform_radius(SHARE)[0]),
         "last radius": float(seen.radius(SHARE)[-1] / seen.uniform_radius(SHARE)[-1]),
     }
 
 
 def findings(
-    measured: Mapping[str, Sequence[Measures]], results: Mapping[str, Sequence[Result]], data: str, command: str
+    measured: Mapping[str, Sequence[Measures]],
+    moved: Mapping[str, Sequence[Measures]],
+    results: Mapping[str, Sequence[Result]],
+    data: str,
+    command: str,
 ) -> Findings:
-    """From the same seeds for each model."""
+    """From the same seeds for each model: ``both`` and ``moved`` of each."""
 
     def values(name: str, what: str) -> list[float]:
-        return [one[what] for one in measured[name]]
+        return _each(measured[name], what)
 
     vits = [name for name in measured if name != RESNET]
     apart = {name: difference(values(name, "trained, error"), values(RESNET, "trained, error")) for name in vits}
     wider = {
         name: difference(values(name, "random, first radius"), values(RESNET, "random, first radius")) for name in vits
     }
+    ways = (f"{WHOLE}{INSIDE}", PART, f"{PART}{INSIDE}")
+    why = {way: {name: difference(_each(moved[name], way), _each(moved[RESNET], way)) for name in vits} for way in ways}
     learned = difference(values(USUAL, "random, last radius"), values(USUAL, "trained, last radius"))
     nearest, narrowest = min(apart, key=lambda name: apart[name].low), min(wider, key=lambda name: wider[name].low)
     return Findings(
@@ -119,6 +153,7 @@ def findings(
             "trained",
             "last layer: random",
             "trained",
+            *(f"error, trained: {way}" for way in ways),
             "test accuracy, %",
         ],
         rows=[
@@ -129,6 +164,7 @@ def findings(
                     for what in ("error", "first radius", "last radius")
                     for when in ("random", "trained")
                 ),
+                *(_plain(_each(moved[name], way)) for way in ways),
                 over_seeds([result.accuracy for result in results[name]]).percent(),
             ]
             for name in measured
@@ -150,6 +186,14 @@ def findings(
                 above(learned),
                 f"{USUAL}, random less trained: {_signed(learned)}",
             ),
+            *(
+                Verdict(
+                    f"Why, added when that was seen: by {way}, the trained ResNet moves along better than any ViT",
+                    together([above(one) for one in own.values()]),
+                    "; ".join(f"{name} {_signed(one)}" for name, one in own.items()),
+                )
+                for way, own in why.items()
+            ),
         ],
         draw=lambda: rows_of_seeds(
             "Error of moving along, trained",
@@ -160,6 +204,10 @@ def findings(
         command=command,
         results=[result for own in results.values() for result in own],
     )
+
+
+def _each(found: Sequence[Measures], what: str) -> list[float]:
+    return [one[what] for one in found]
 
 
 def _plain(values: Sequence[float]) -> str:

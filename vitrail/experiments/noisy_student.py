@@ -22,10 +22,15 @@ SHORT = 4
 PATHS = {"dropout": 0.1, "drop_path": 0.1}
 """Noise in a Transformer student (1911.04252, section 3.1, has 0.5 and 0.2 for a far larger CNN); a CNN has none."""
 TEACHER, LONG, STUDENT = "teacher", "trained as long on the labels", "student"
+TRUE, CALM = "student of the true labels", "student without noise"
+"""Added when the students were seen to lose, to tell the labels' share of it from the noise's."""
 
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
-    """A teacher, a student of its size, and the same model trained on the labels alone as long as the student."""
+    """A teacher, a student of its size, and the same model trained on the labels alone as long as the student.
+
+    Then what the student would be with the true labels in place of the teacher's, and without noise.
+    """
     lab.need(data, LABELLED + UNLABELLED)
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
@@ -34,6 +39,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         "ResNet": (cnn(scale), affordable(usual.steps, scale, lab.classes(data))),
     }
     few, all_of_them = Photos(data, LABELLED), Photos(data, LABELLED, unlabelled=UNLABELLED)
+    every_label = Photos(data, LABELLED + UNLABELLED)
     runs: dict[tuple[str, str], list[Run]] = {}
     for family, (model, whole) in families.items():
         steps = max(1, whole // SHORT)
@@ -45,7 +51,10 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         teachers = [best.but(seed=seed) for seed in usual.seeds]
         runs[family, TEACHER] = teachers
         runs[family, LONG] = [long.but(seed=seed) for seed in usual.seeds]
+        calm = best.but(steps=whole, tuning={**plain["tuning"], "evaluate_every": whole})
         runs[family, STUDENT] = [Run(all_of_them, long.settings, own.seed, teacher=own) for own in teachers]
+        runs[family, TRUE] = [Run(every_label, long.settings, seed) for seed in usual.seeds]
+        runs[family, CALM] = [Run(all_of_them, calm.settings, own.seed, teacher=own) for own in teachers]
     return findings(lab.table(runs), data, command)
 
 
@@ -56,7 +65,12 @@ def findings(results: Mapping[tuple[str, str], Sequence[Result]], data: str, com
     gains = {
         (family, other): difference(accuracy[family, STUDENT], accuracy[family, other])
         for family in families
-        for other in (TEACHER, LONG)
+        for other in (TEACHER, LONG, TRUE, CALM)
+    }
+    why = {
+        (family, part): difference(accuracy[family, part], accuracy[family, TEACHER])
+        for family in families
+        for part in (TRUE, CALM)
     }
     return Findings(
         name="noisy-student",
@@ -84,6 +98,11 @@ def findings(results: Mapping[tuple[str, str], Sequence[Result]], data: str, com
             Verdict(f"The {family} student gains over {what}", above(gains[family, part]), gains[family, part].points())
             for family in families
             for part, what in ((TEACHER, "its teacher"), (LONG, "its like trained as long on the labels"))
+        ]
+        + [
+            Verdict(f"Why, added when that was seen: {what}, the {family} student gains", above(own), own.points())
+            for part, what in ((TRUE, "with the true labels for its teacher's"), (CALM, "without noise"))
+            for family, own in ((family, why[family, part]) for family in families)
         ],
         draw=lambda: rows_of_seeds(
             "Noisy Student", {f"{family}: {part}": values for (family, part), values in accuracy.items()}
