@@ -142,9 +142,9 @@ def findings(
             f"Error: how far the last map is from moving along when a test picture of {data} moves by a quarter of "
             "its side; 0 is perfect, 1 as different as unrelated cells. Radius: of the circle that holds half of the "
             "energy of the receptive field (squared gradient), to that if every pixel counted alike. The ResNet is "
-            "trained for as much compute as a ViT. Written down "
-            "before: a difference is a 95 % t interval over seeds that leaves out zero. Added afterwards, trained models: "
-            "moves by half of a ViT's patch, and errors without the quarter of the map's cells at every border."
+            "trained for as much compute as a ViT. Written down before: a difference is a 95 % t interval over seeds "
+            "that leaves out zero. Added afterwards, for trained models: moves by half of a ViT's patch, and errors "
+            "without the cells at the borders, a quarter of the map at each."
         ),
         header=[
             "model",
