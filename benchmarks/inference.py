@@ -15,7 +15,8 @@ patches gone at the end, as many in every layer (``constant``) or most in the fi
 Aims, written down before: at each precision at least the fastest peer, ratios under 1.1 being ties; with merging 1.6
 times the fastest peer at any precision.
 
-Every (model, batch) is a process of its own and a file in ``results/inference/`` that is not measured again; name
+Every (model, batch) is a process of its own and a file in ``results/inference/``, in the folder of the kind of
+processor, that is not measured again; name
 some to measure them alone (``S/16:8``). ``--table`` writes the tables of ``docs/performance.md``. ``--check S/16:8``
 measures that one again and says which ratios to the fastest peer have fallen by more than ``MARGIN``. About four
 minutes a cell on two cores.
@@ -41,7 +42,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results_file import RESULTS, publish, record
+from benchmarks.results_file import RESULTS, kind, publish, record
 from vitrail.config import variant
 from vitrail.experiments.findings import table
 from vitrail.model.build import build
@@ -63,6 +64,7 @@ MERGED: dict[str, tuple[float, Kind]] = {
 """How much is merged, and where."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 MARGIN = 0.15
+KINDS = {"amx": "With matrix units (AMX)", "avx512": "With AVX-512 alone", "other": "Others"}
 Way = Callable[[], object]
 
 
@@ -75,9 +77,13 @@ def main() -> None:
     if "--table" not in sys.argv:
         for cell in named or cells:
             if named or not _file(cell).is_file():
-                record(f"inference/{_file(cell).stem}", _in_a_process(cell))
-    there = [cell for cell in cells if _file(cell).is_file()]
-    publish("inference", tables(there), *map(_file, there))
+                record(f"inference/{kind()}/{_file(cell).stem}", _in_a_process(cell))
+    texts = []
+    for name, title in KINDS.items():
+        if there := [cell for cell in cells if _file(cell, name).is_file()]:
+            texts.append(f"{title}, pictures a second at 224 pixels, by batch:\n\n{tables(there, name)}")
+    unknown = "Not measured yet: `python -m benchmarks.inference` fills this in."
+    publish("inference", "\n\n".join(texts) or unknown, *sorted(RESULTS.glob("inference/*/*.json")))
 
 
 def measure(cell: str) -> dict[str, Any]:
@@ -208,11 +214,9 @@ def check(cell: str) -> str | None:
     return f"slower against the peers: {'; '.join(fallen)}" if fallen else None
 
 
-def tables(cells: list[str]) -> str:
-    """In Markdown: speeds, and ratios to the fastest peer."""
-    if not cells:
-        return "Not measured yet: `python -m benchmarks.inference` fills this in."
-    found = {cell: json.loads(_file(cell).read_text())["findings"]["pictures_per_second"] for cell in cells}
+def tables(cells: list[str], name: str) -> str:
+    """In Markdown: speeds on one kind of processor, and ratios to the fastest peer."""
+    found = {cell: json.loads(_file(cell, name).read_text())["findings"]["pictures_per_second"] for cell in cells}
     names = list(dict.fromkeys(name for speeds in found.values() for name in speeds))
     head = [cell.replace(":", ", ") for cell in cells]
     speeds = [[name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)] for name in names]
@@ -220,7 +224,6 @@ def tables(cells: list[str]) -> str:
     compared = [[name, *(f"{own[cell][name]:.2f}" for cell in cells)] for name in own[cells[0]]]
     return "\n\n".join(
         [
-            "Pictures a second at 224 pixels, by batch:",
             table(["", *head], speeds),
             "Vitrail to the fastest peer, at each precision, and merged to the fastest peer at any:",
             table(["", *head], compared),
@@ -228,8 +231,8 @@ def tables(cells: list[str]) -> str:
     )
 
 
-def _file(cell: str) -> Path:
-    return RESULTS / "inference" / f"{cell.replace('/', '').replace(':', '-')}.json"
+def _file(cell: str, name: str | None = None) -> Path:
+    return RESULTS / "inference" / (name or kind()) / f"{cell.replace('/', '').replace(':', '-')}.json"
 
 
 def _in_a_process(cell: str) -> dict[str, Any]:
