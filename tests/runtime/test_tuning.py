@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.errors import UserError
+from vitrail.runtime import tuning
 from vitrail.runtime.plan import Backend, Precision, Runtime, parse
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
 
@@ -31,7 +32,7 @@ class Fake:
     def speeds(self, ways: Sequence[Runtime]) -> dict[Runtime, float | str]:
         found: dict[Runtime, float | str] = {}
         for way in ways:
-            plain = replace(way, merging=())
+            plain = replace(way, merging=(), batch_size=REFERENCE.batch_size)
             found[way] = self.speed[plain] * (1 + sum(way.merging) / 40) if self.speed[plain] > 0 else "It is broken."
         return found
 
@@ -118,14 +119,39 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
         assert ((speed, tenths / 10) in front) == (not beaten)
 
 
-def test_turns_are_taken() -> None:
+def test_turns_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     runs = {Runtime(): lambda: order.append("a"), Runtime("onnx"): lambda: order.append("b")}
-    speeds = by_turns(runs, 8, turns=2)
-    assert order == ["a", "b", "a", "b", "a", "b"]
-    by_turns(runs, 8, turns=2, late=lambda: True)
-    assert order[6:] == ["a", "b", "a", "b"], "what is too late is measured once"
+    speeds = by_turns(runs, 8)
+    assert order == ["a", "b"] * (1 + tuning.MOST), "what is quick takes more turns"
     assert all(speed > 0 for speed in speeds.values())
+    order.clear()
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
+    by_turns(runs, 8)
+    assert order == ["a", "b"] * (1 + tuning.TURNS)
+    order.clear()
+    by_turns(runs, 8, late=lambda: True)
+    assert order == ["a", "b", "a", "b"], "what is too late is measured once"
+
+
+def test_a_machine_that_becomes_busy_makes_nothing_look_slower() -> None:
+    machine = Fake(range(1, len(WAYS) + 1), [0] * len(WAYS))
+    busy = 1.0
+
+    def speeds(ways: Sequence[Runtime]) -> dict[Runtime, float | str]:
+        nonlocal busy
+        busy *= 2
+        return {way: speed / busy for way, speed in machine.speeds(ways).items() if isinstance(speed, float | int)}
+
+    tuner = Tuner(speeds, machine.loss, 0.3)
+    plain = tuner.plain(WAYS, REFERENCE, USUAL)
+    assert plain.runtime == WAYS[-1]
+    best = tuner.merged(plain, [(2, 0)])
+    assert best.runtime.merging == (2, 0)
+    assert best.speed / tuner.trials[plain.runtime].speed == pytest.approx(1.05)
+    found = tuner.varied(best, [replace(best.runtime, batch_size=8)])
+    assert found == best
+    assert tuner.found(best).trials[0].speed == best.speed
 
 
 def test_words_for_ways() -> None:

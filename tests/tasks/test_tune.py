@@ -50,8 +50,8 @@ def test_what_is_found_is_written_and_taken(
     monkeypatch.setattr(
         task,
         "by_turns",
-        lambda runs, pictures, turns=3, late=None: {
-            way: speed * (1e6 if way.backend == "openvino" else 1) for way, speed in usual(runs, pictures, 1).items()
+        lambda runs, pictures, late=lambda: True: {
+            way: speed * (1e6 if way.backend == "openvino" else 1) for way, speed in usual(runs, pictures, late).items()
         },
     )
     plain = vitrail.load(model).predict(made[1])
@@ -108,7 +108,7 @@ def test_a_wrong_backend_never_wins(model: Path, made: tuple[Path, Path], monkey
 def test_merging_is_searched_for(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     _few(monkeypatch, ("eager", "fp32"))
     monkeypatch.setattr(
-        task, "by_turns", lambda runs, pictures, turns=3, late=None: {way: 10.0 + sum(way.merging) for way in runs}
+        task, "by_turns", lambda runs, pictures, late=None: {way: 10.0 + sum(way.merging) for way in runs}
     )
     found = vitrail.tune(model, made[1], max_loss=100, quiet=True)
     assert sum(found.tuned.runtime.merging) > 8

@@ -51,12 +51,13 @@ def test_a_step_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.parts["matrix products"] > 0
     assert found.parts["optimiser and averages"] > 0
     assert found.seconds > 0
+    assert sum(found.parts.values()) == pytest.approx(found.seconds)
     assert found.share == pytest.approx(found.flops / found.seconds / found.limit)
     profiler.write(tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, 3, 6])
 def test_a_run_that_ends_early_leaves_nothing_running(steps: int) -> None:
     _follow(steps, Profiler(torch.device("cpu"), bf16=False))
     with torch.profiler.profile():  # which would refuse beside another

@@ -38,11 +38,12 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     start = Run(Photos(data, labels=False), _settings(usual, usual.model, steps) | {"objective": "mae", "tuning": {}})
     few = Photos(data, counts[SEARCHED_AT])
     fewer = affordable(steps, scale, lab.classes(data))
-    searched = {
-        VIT: lab.searched(Run(few, _settings(usual, usual.model, steps)), RATES),
-        RESNET: lab.searched(Run(few, _settings(usual, cnn(scale), fewer)), RATES),
-        PRETRAINED: lab.searched(Run(few, _settings(usual, {}, steps), start=start), RATES),
+    begun = {
+        VIT: Run(few, _settings(usual, usual.model, steps)),
+        RESNET: Run(few, _settings(usual, cnn(scale), fewer)),
+        PRETRAINED: Run(few, _settings(usual, {}, steps), start=start),
     }
+    searched = lab.searches(begun, RATES)
     runs: dict[tuple[str, str, float], list[Run]] = {}
     for share, count in counts.items():
         for name, one in searched.items():

@@ -16,10 +16,8 @@ POOLS = {"class token": "class", "mean of the patches": "mean"}
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     """Search the rate once for each head, then train with it."""
     usual = SCALES[scale]
-    best = {
-        label: lab.searched(Run(Photos(data), {**usual.settings(), "pool": pool}), RATES)
-        for label, pool in POOLS.items()
-    }
+    begun = {label: Run(Photos(data), {**usual.settings(), "pool": pool}) for label, pool in POOLS.items()}
+    best = lab.searches(begun, RATES)
     results = lab.table({label: [one.but(seed=seed) for seed in usual.seeds] for label, one in best.items()})
     accuracy = accuracies(results)
     gap = difference(accuracy["class token"], accuracy["mean of the patches"])

@@ -87,10 +87,15 @@ class Lab:
         return {label: [next(found) for _ in own] for label, own in runs.items()}
 
     def searched(self, run: Run, rates: Sequence[float]) -> Run:
-        """The run with the learning rate that does best on the pictures that settings are searched by."""
-        tried = [run.but(learning_rate=rate) for rate in rates]
-        scores = [result.search_accuracy or 0.0 for result in self.results(tried)]
-        return max(zip(scores, tried, strict=True), key=lambda pair: pair[0])[1]
+        """``searches`` of one."""
+        return self.searches({"": run}, rates)[""]
+
+    def searches(self, runs: Mapping[Label, Run], rates: Sequence[float]) -> dict[Label, Run]:
+        """Each run with the learning rate that does best on the pictures that settings are searched by, in one go."""
+        tried = {label: [run.but(learning_rate=rate) for rate in rates] for label, run in runs.items()}
+        found = self.table(tried)
+        best = {label: [result.search_accuracy or 0.0 for result in own] for label, own in found.items()}
+        return {label: own[int(np.argmax(best[label]))] for label, own in tried.items()}
 
     def measured(self, run: Run, what: str, measure: Callable[[Classifier], Mapping[str, float]]) -> dict[str, float]:
         """Numbers that are measured on a run's model, once; a file beside its cell.

@@ -35,10 +35,11 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         "all labels": Run(Photos(data), plain),
     }
     few = Photos(data, PER_CLASS)
-    best = {
-        label: lab.searched(Run(few, {**short, **usual.model} if start is None else short, start=start), RATES)
+    begun = {
+        label: Run(few, {**short, **usual.model} if start is None else short, start=start)
         for label, start in starts.items()
     }
+    best = lab.searches(begun, RATES)
     results = lab.table({label: [one.but(seed=seed) for seed in usual.seeds] for label, one in best.items()})
     accuracy = accuracies(results)
     gain = difference(accuracy["masked patches"], accuracy["random weights"])

@@ -16,6 +16,10 @@ from vitrail.runtime.plan import Runtime
 
 TIE = 1.1
 """Times as fast that is no difference."""
+NEAR = 1.5
+"""Times as fast as another that it may turn out slower than when both are looked at again."""
+TURNS, MOST, SECONDS = 3, 12, 15.0
+"""How often ways take turns: at least, and at most where that is done in so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,10 @@ class Tuner:
         self._time([*dict.fromkeys([reference, usual, *ways])])
         if reference not in self.trials:
             raise UserError(f"The model cannot be run here: {self.left_out.get(reference.name, 'no time was left')}")
+        fastest = sorted(self.trials, key=lambda one: -self.trials[one].speed)
+        near = [one for one in fastest if NEAR * self.trials[one].speed > self.trials[fastest[0]].speed]
+        if len(near) > 1 and not self.late():
+            self._time(near)
         for runtime in dict.fromkeys([reference, usual]):
             if runtime in self.trials:
                 self.trials[runtime] = replace(self.trials[runtime], loss=self.loss(runtime))
@@ -156,29 +164,34 @@ class Tuner:
         return Search(best, tuple(sorted(self.trials.values(), key=lambda one: -one.speed)), dict(self.left_out))
 
     def _time(self, ways: Sequence[Runtime]) -> None:
-        for runtime, speed in self.speeds(ways).items():
+        """Time ways by turns; the first, where it is known, keeps its speed and the others are told by it.
+
+        A machine that is busier now than before would make ways that are looked at now slower than those from before.
+        """
+        speeds = self.speeds(ways)
+        known, now = self.trials.get(ways[0]), speeds.get(ways[0])
+        busier = now / known.speed if known is not None and isinstance(now, float) else 1.0
+        for runtime, speed in speeds.items():
             if isinstance(speed, str):
                 self.left_out[runtime.name] = speed
             else:
-                known = self.trials.get(runtime)
-                self.trials[runtime] = Trial(runtime, speed, None if known is None else known.loss)
+                before = self.trials.get(runtime)
+                self.trials[runtime] = Trial(runtime, speed / busier, None if before is None else before.loss)
 
 
 def by_turns(
-    runs: Mapping[Runtime, Callable[[], object]],
-    pictures: int,
-    turns: int = 3,
-    late: Callable[[], bool] = lambda: False,
+    runs: Mapping[Runtime, Callable[[], object]], pictures: int, late: Callable[[], bool] = lambda: False
 ) -> dict[Runtime, float]:
     """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike.
 
-    There is one turn at least, and no other when it is ``late``.
+    There is one turn at least, and no other when it is ``late``; see ``TURNS``.
     """
     times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
     for run in runs.values():
         run()  # what is made at the first call is no part of it
-    for turn in range(turns):
-        if turn and late():
+    begun = time.perf_counter()
+    for turn in range(MOST):
+        if turn and (late() or (turn >= TURNS and time.perf_counter() - begun > SECONDS)):
             break
         for runtime, run in runs.items():
             start = time.perf_counter()

@@ -128,7 +128,7 @@ def tune(
     tuned = Tuned(
         best.runtime, best.speed, loss.accuracy, loss.points, (loss.low, loss.high), len(work.labels), processor()
     )
-    single = by_turns({best.runtime: lambda: work.engine(best.runtime)(work.images[:1])}, 1, 5)[best.runtime]
+    single = by_turns({best.runtime: lambda: work.engine(best.runtime)(work.images[:1])}, 1)[best.runtime]
     drawn = draw(found)
     path = write_tuned(folder, tuned)
     canvas.save(drawn, figure)

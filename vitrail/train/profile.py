@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitrail.atomic import new_file
 from vitrail.train.loop import Step
 
-STEPS = 5
-"""Steps that are taken: in the first operations are counted, the second warms up, the others are looked at."""
+TIMED = LOOKED_AT = 3
+STEPS = 2 + TIMED + LOOKED_AT
+"""In the first step operations are counted, the second warms up, then some are timed, and the last are looked at, which
+makes them slower."""
 SIDE = 2048
 """Of the square matrices whose product says what the machine can do."""
 PARTS = {
@@ -45,9 +48,9 @@ class Accounts:
     """What a step costs."""
 
     seconds: float
-    """A step, median."""
+    """A step that is not looked at, median."""
     parts: Mapping[str, float]
-    """Seconds a step, by kind of operation, most first."""
+    """Seconds of such a step by kind of operation, most first: shares of those that are looked at."""
     flops: float
     """Floating-point operations of a step's products, forth and back."""
     limit: float
@@ -69,6 +72,7 @@ class Profiler:
     def __init__(self, device: torch.device, bf16: bool) -> None:
         self.device, self.bf16 = device, bf16
         self.ends: list[float] = []
+        self.started = 0.0
         self.counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
         self.first = ExitStack()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or PyTorch tells of every processor it did not find
@@ -81,7 +85,7 @@ class Profiler:
 
     def __exit__(self, *error: object) -> None:
         self.first.close()
-        if 1 < len(self.ends) < STEPS:
+        if 2 + TIMED <= len(self.ends) < STEPS:
             self.profile.stop()
 
     def _tell(self, step: Step) -> None:
@@ -90,25 +94,25 @@ class Profiler:
         self.ends.append(time.perf_counter())
         if len(self.ends) == 1:
             self.first.close()
-        if len(self.ends) == 2:
+        if len(self.ends) == 2 + TIMED:
             self.profile.start()
-            self.ends[-1] = time.perf_counter()  # starting takes long the first time
+            self.started = time.perf_counter()  # starting takes long the first time
         if len(self.ends) == STEPS:
             self.profile.stop()
 
     def accounts(self) -> Accounts:
         """Of the steps after the second."""
-        times = [after - before for before, after in zip(self.ends[1:], self.ends[2:], strict=False)]
+        seconds = statistics.median(after - before for before, after in pairwise(self.ends[1 : 2 + TIMED]))
+        looked_at = self.ends[-1] - self.started
         parts = dict.fromkeys([*PARTS, OTHER], 0.0)
         for event in self.profile.key_averages():
             own = event.self_device_time_total if self.device.type == "cuda" else event.self_cpu_time_total
             if event.key.startswith("aten::"):
-                parts[_part(event.key.removeprefix("aten::"))] += own / 1e6 / len(times)
-        seconds = statistics.median(times)
-        parts[WAITING] = max(0.0, statistics.mean(times) - sum(parts.values()))
+                parts[_part(event.key.removeprefix("aten::"))] += own / 1e6
+        parts[WAITING] = max(0.0, looked_at - sum(parts.values()))
         return Accounts(
             seconds=seconds,
-            parts=dict(sorted(parts.items(), key=lambda item: -item[1])),
+            parts={name: seconds * own / looked_at for name, own in sorted(parts.items(), key=lambda item: -item[1])},
             flops=float(self.counter.get_total_flops()),
             limit=product_limit(self.device, torch.bfloat16 if self.bf16 else torch.float32),
         )
