@@ -259,13 +259,13 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
         loss = trial.loss
         lost = "" if loss is None else f"{loss.points:+.1f} ({loss.low:+.1f} to {loss.high:+.1f})"
         accuracy = "not asked" if loss is None else f"{100 * loss.accuracy:.1f} %"
-        rows.append([trial.runtime.name, str(trial.runtime.batch_size), f"{trial.speed:.1f}", accuracy, lost])
+        rows.append([_unbatched(trial.runtime), str(trial.runtime.batch_size), f"{trial.speed:.1f}", accuracy, lost])
     show.table(["way", "batch", "pictures/s", "accuracy", "points lost (95 %)"], rows)
     for name, why in result.search.left_out.items():
         show.say(f"Left out: {name}: {why}")
     low, high = tuned.interval
     show.say(
-        f"The fastest is {tuned.runtime.name} in batches of {tuned.runtime.batch_size}: {tuned.images_per_second:.1f} "
+        f"The fastest is {_unbatched(tuned.runtime)} in batches of {tuned.runtime.batch_size}: {tuned.images_per_second:.1f} "
         f"pictures a second, {result.single:.1f} one by one; it loses {tuned.loss:+.1f} points ({low:+.1f} to "
         f"{high:+.1f}) on {tuned.images} pictures, {max_loss:g} being allowed."
     )
@@ -273,6 +273,11 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
         show.say(f"So few pictures cannot rule out a loss of {high:.1f}: with more, the interval narrows.")
     show.facts([("written", f"{path}; predict, evaluate and embed now take it"), ("figure", str(result.figure))])
     show.facts([("time", duration(60 * result.minutes))])
+
+
+def _unbatched(runtime: Runtime) -> str:
+    """Its name where its batches are told beside."""
+    return replace(runtime, batch_size=Runtime.batch_size).name
 
 
 @canvas.styled
