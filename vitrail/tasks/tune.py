@@ -265,8 +265,8 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
         show.say(f"Left out: {name}: {why}")
     low, high = tuned.interval
     show.say(
-        f"The fastest is {_unbatched(tuned.runtime)} in batches of {tuned.runtime.batch_size}: {tuned.images_per_second:.1f} "
-        f"pictures a second, {result.single:.1f} one by one; it loses {tuned.loss:+.1f} points ({low:+.1f} to "
+        f"The fastest is {_unbatched(tuned.runtime)} in batches of {tuned.runtime.batch_size}: "
+        f"{tuned.images_per_second:.1f} pictures a second, {result.single:.1f} one by one; it loses {tuned.loss:+.1f} points ({low:+.1f} to "
         f"{high:+.1f}) on {tuned.images} pictures, {max_loss:g} being allowed."
     )
     if high > max_loss:
@@ -328,7 +328,7 @@ def _point(axes: Any, trial: Trial, best: bool, left: bool) -> None:
     axes.errorbar([trial.speed], [_percent(trial)], reach, fmt="o", color=colour, ms=5, capsize=2)
     axes.annotate(
         trial.runtime.name,
-        (trial.speed, _percent(trial)),
+        (trial.speed, _percent(trial) + reach[1][0]),  # beside the bar it would meet another's
         (-5 if left else 5, 5),
         textcoords="offset points",
         ha="right" if left else "left",
