@@ -266,8 +266,8 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
     low, high = tuned.interval
     show.say(
         f"The fastest is {_unbatched(tuned.runtime)} in batches of {tuned.runtime.batch_size}: "
-        f"{tuned.images_per_second:.1f} pictures a second, {result.single:.1f} one by one; it loses {tuned.loss:+.1f} points ({low:+.1f} to "
-        f"{high:+.1f}) on {tuned.images} pictures, {max_loss:g} being allowed."
+        f"{tuned.images_per_second:.1f} pictures a second, {result.single:.1f} one by one; it loses "
+        f"{tuned.loss:+.1f} points ({low:+.1f} to {high:+.1f}) on {tuned.images} pictures, {max_loss:g} being allowed."
     )
     if high > max_loss:
         show.say(f"So few pictures cannot rule out a loss of {high:.1f}: with more, the interval narrows.")
