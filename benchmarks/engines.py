@@ -34,8 +34,8 @@ from benchmarks.self_supervision import write_table
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import table
 from vitrail.experiments.run import packed
+from vitrail.report.markdown import table
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
 from vitrail.runtime.schedules import schedule

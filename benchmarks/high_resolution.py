@@ -32,9 +32,9 @@ from torch import Tensor
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.analyze.scaling import Growth, scaling
 from vitrail.config import PositionConfig, variant
-from vitrail.experiments.findings import table
 from vitrail.model.build import build
 from vitrail.model.encoder import Trace
+from vitrail.report.markdown import table
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
 from vitrail.runtime.schedules import schedule

@@ -44,8 +44,8 @@ from torch import Tensor, nn
 
 from benchmarks.results_file import RESULTS, kind, publish, record
 from vitrail.config import variant
-from vitrail.experiments.findings import table
 from vitrail.model.build import build
+from vitrail.report.markdown import table
 from vitrail.runtime import onnxruntime, openvino
 from vitrail.runtime.device import native_bf16
 from vitrail.runtime.engines import available, engine

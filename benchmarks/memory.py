@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from benchmarks.results_file import publish, record
-from vitrail.experiments.findings import table
+from vitrail.report.markdown import table
 
 ROUNDS, STEPS = 5, 4
 MODELS = {

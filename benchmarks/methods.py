@@ -25,7 +25,7 @@ from benchmarks.imagenette import WEIGHTS, labelled_table, write_draws
 from benchmarks.results_file import RESULTS, record
 from vitrail.cache import cache_dir
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import table, write_section
+from vitrail.report.markdown import table, write_section
 from vitrail.report.terminal import duration, percent
 from vitrail.tasks.classifier import load
 from vitrail.tasks.finetune import finetune

@@ -44,7 +44,7 @@ from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
-from vitrail.experiments.findings import table
+from vitrail.report.markdown import table
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import parse
 

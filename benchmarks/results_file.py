@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from vitrail.experiments.findings import write_section
+from vitrail.report.markdown import write_section
 from vitrail.runtime.machine import processor, versions
 
 RESULTS = Path(__file__).parent / "results"

@@ -32,8 +32,8 @@ from typing import Any
 
 from benchmarks.results_file import RESULTS, record
 from vitrail.analyze import canvas
-from vitrail.experiments.findings import table, write_section
 from vitrail.experiments.verdict import difference, over_seeds
+from vitrail.report.markdown import table, write_section
 from vitrail.tasks.classifier import load
 from vitrail.tasks.pretrain import pretrain
 

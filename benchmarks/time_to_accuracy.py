@@ -40,7 +40,7 @@ from benchmarks.full import right
 from benchmarks.imagenette import WEIGHTS
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.evaluate.metrics import paired_bootstrap
-from vitrail.experiments.findings import table
+from vitrail.report.markdown import table
 
 CELLS = RESULTS / "time_to_accuracy"
 FINETUNE: dict[str, tuple[str, ...]] = {

@@ -38,10 +38,10 @@ from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
-from vitrail.experiments.findings import table
 from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
+from vitrail.report.markdown import table
 from vitrail.settings import Augmentation, TrainSettings
 from vitrail.train.loop import Step, train
 from vitrail.train.profile import product_limit

@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.engines import SETS, with_head
 from benchmarks.results_file import PERFORMANCE, publish, record
-from vitrail.experiments.findings import table
 from vitrail.record import to_dict
+from vitrail.report.markdown import table
 from vitrail.report.terminal import Show
 from vitrail.runtime.engines import available
 from vitrail.runtime.plan import Runtime

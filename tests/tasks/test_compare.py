@@ -14,7 +14,8 @@ import vitrail
 from tests.tasks.shades import write_shades
 from vitrail.errors import UserError
 from vitrail.tasks import compare as task
-from vitrail.tasks.compare import Candidate, Comparison, compare
+from vitrail.tasks.compare import compare
+from vitrail.tasks.comparison import Candidate, Comparison
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,9 @@ def test_every_picture_is_judged_once_by_a_model_that_had_not_seen_it(
 ) -> None:
     *models, photos = made
     out = tmp_path / "out"
-    found = compare(photos, out, models, ("probe", "full"), folds=2, minutes=0.005)
+    page = tmp_path / "page.md"
+    page.write_text("# Ours\n")
+    found = compare(photos, out, models, ("probe", "full"), folds=2, minutes=0.005, page=page)
     assert len(found.candidates) == 4
     assert [one.accuracy for one in found.candidates] == sorted(
         (one.accuracy for one in found.candidates), reverse=True
@@ -57,6 +60,10 @@ def test_every_picture_is_judged_once_by_a_model_that_had_not_seen_it(
     assert not list((out / "runs").iterdir())
     said = capsys.readouterr().err
     assert f"Use {found.candidates[0].name}" in said
+    assert page.read_text().startswith("# Ours\n")
+    for path in (page, out / "comparison.md"):
+        assert path.read_text().count("| pretrained |") == 4
+        assert f"- Use {found.candidates[0].name}" in path.read_text()
 
 
 def test_what_is_finished_is_not_made_again_and_what_was_stopped_goes_on(

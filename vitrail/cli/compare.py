@@ -27,6 +27,7 @@ def compare(
     minutes: Annotated[float, typer.Option(help="Of each training of the model itself.")] = 10.0,
     resolution: Annotated[int | None, typer.Option(min=1, help="Pixels a side, the same for all.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same folds.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="A page whose section on these pictures is written too.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -34,6 +35,6 @@ def compare(
     from vitrail.tasks.compare import METHODS, MODELS
     from vitrail.tasks.compare import compare as task
 
-    result = task(data, out, model or MODELS, method or METHODS, folds, minutes, resolution, seed, quiet)
+    result = task(data, out, model or MODELS, method or METHODS, folds, minutes, resolution, seed, quiet, page)
     if as_json:
         print_json(result.to_dict())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vitrail.atomic import new_file
 from vitrail.experiments.run import Result
 from vitrail.experiments.verdict import Word
+from vitrail.report.markdown import table
 
 
 @dataclass(frozen=True)
@@ -76,23 +74,3 @@ def _minutes(results: Iterable[Result]) -> float:
 def accuracies(results: Mapping[str, Sequence[Result]]) -> dict[str, list[float]]:
     """On the test pictures, for each label, a seed after the other."""
     return {label: [result.accuracy for result in own] for label, own in results.items()}
-
-
-def write_section(page: Path, name: str, text: str) -> None:
-    """Put a section between its marks in a page, at the end if it has none yet.
-
-    Raises:
-        UserError: the page cannot be written.
-    """
-    before = page.read_text(encoding="utf-8") if page.is_file() else "# Evidence\n"
-    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
-    section = f"{first}\n{text}\n{last}"
-    after = pattern.sub(lambda _: section, before) if pattern.search(before) else f"{before.rstrip()}\n\n{section}\n"
-    with new_file(page) as beside:
-        beside.write_text(after, encoding="utf-8")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))

@@ -21,10 +21,11 @@ from vitrail.experiments import (
     resolution,
     versus_cnn,
 )
-from vitrail.experiments.findings import Findings, write_section
+from vitrail.experiments.findings import Findings
 from vitrail.experiments.lab import SPLITS, Lab, on_own_accelerator
 from vitrail.experiments.pictures import look_at
 from vitrail.experiments.scale import ScaleName
+from vitrail.report.markdown import write_section
 from vitrail.report.terminal import Show
 
 EXPERIMENTS: dict[str, Callable[[Lab, str, ScaleName, str], Findings]] = {

@@ -7,25 +7,24 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vitrail.atomic import explained, new_file, refuse_unwritable
 from vitrail.config import architecture as named
-from vitrail.config import is_variant
 from vitrail.cost import parameters
 from vitrail.data.sources import Dataset, Sample, open_dataset
 from vitrail.errors import UserError
 from vitrail.evaluate.folds import folds
-from vitrail.evaluate.metrics import paired_bootstrap, wilson
 from vitrail.record import from_dict, to_dict
-from vitrail.report.terminal import Show, percent
+from vitrail.report.markdown import write_section
+from vitrail.report.terminal import Show
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.begun import unfinished
 from vitrail.tasks.classifier import load
+from vitrail.tasks.comparison import HEADER, Asked, Candidate, Comparison, is_random, rows, section, verdict
 from vitrail.tasks.dry_run import plan
 from vitrail.tasks.features import content_hashes, measured_speed
 from vitrail.tasks.finetune import resume, run
@@ -41,19 +40,6 @@ SPEED_ON = 64
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is compared, on what, and how; kept, so that a comparison that goes on is the same one."""
-
-    data: str
-    models: tuple[str, ...]
-    methods: tuple[str, ...]
-    folds: int
-    minutes: float
-    resolution: int | None
-    seed: int
-
-
-@dataclass(frozen=True)
 class Cell:
     """One training: a candidate without one fold, judged on it."""
 
@@ -66,63 +52,6 @@ class Cell:
     parameters: int
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model and a method, over all folds: each picture judged once, by a model that had not seen it."""
-
-    model: str
-    method: str
-    right: np.ndarray
-    """(n,)"""
-    minutes: float
-    """Of one training."""
-    epochs: int | None
-    images_per_second: float
-    parameters: int
-
-    @property
-    def name(self) -> str:
-        """``dinov2-small, probe``."""
-        return f"{self.model}, {self.method}"
-
-    @property
-    def accuracy(self) -> float:
-        """Share of all pictures."""
-        return float(self.right.mean())
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        found = {name: value for name, value in asdict(self).items() if name != "right"}
-        bounds = wilson(int(self.right.sum()), len(self.right))
-        return {**found, "accuracy": self.accuracy, "interval": list(bounds), "images": len(self.right)}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What came out."""
-
-    folder: Path
-    candidates: tuple[Candidate, ...]
-    """The most accurate first."""
-
-    def behind(self, other: Candidate) -> tuple[float, float, float]:
-        """By how much a candidate is less accurate than the best, and its 95 % interval: paired bootstrap."""
-        return paired_bootstrap(self.candidates[0].right, other.right)
-
-    @property
-    def tied(self) -> tuple[Candidate, ...]:
-        """Those that the pictures cannot tell from the best."""
-        return tuple(other for other in self.candidates[1:] if self.behind(other)[1] <= 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        rows = [
-            {**one.to_dict(), "behind": [0.0, 0.0, 0.0] if at == 0 else list(self.behind(one))}
-            for at, one in enumerate(self.candidates)
-        ]
-        return {"best": self.candidates[0].name, "tied": [one.name for one in self.tied], "candidates": rows}
-
-
 def compare(
     data: str | Path,
     out: str | Path,
@@ -133,6 +62,7 @@ def compare(
     resolution: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    page: str | Path | None = None,
 ) -> Comparison:
     """Cross-validate models on labelled pictures and say which to use.
 
@@ -148,6 +78,7 @@ def compare(
         methods: of ``finetune``.
         minutes: of training, as measured here before: so many epochs are made as fit, one at least.
         resolution: pixels a side, the same for all; None: each model's usual.
+        page: a page whose section on ``data`` is written, besides ``comparison.md`` in ``out``.
 
     Raises:
         UserError: the pictures, models or settings are not usable, or ``out`` holds another comparison.
@@ -184,6 +115,8 @@ def compare(
     result = Comparison(folder, tuple(sorted(found, key=lambda one: -one.accuracy)))
     with new_file(folder / "comparison.json") as beside:
         beside.write_text(json.dumps(result.to_dict(), indent=1) + "\n", "utf-8")
+    for at in (folder / "comparison.md", *([Path(page)] if page is not None else [])):
+        write_section(at, f"compare-{Path(data).name}", section(result, asked))
     _say(show, result, asked)
     return result
 
@@ -257,7 +190,7 @@ class _Candidate:
 def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
     size = None if asked.resolution is None else (asked.resolution, asked.resolution)
     settings = FinetuneSettings(data="", weights=model, method=method, resolution=size, seed=asked.seed)
-    if not is_variant(model) or Path(model).exists():
+    if not is_random(model):
         return settings
     named(model)  # one that there is not should not wait for its turn
     return replace(settings, weights="none", architecture=model)
@@ -336,41 +269,13 @@ def _in_place(folder: Path, cells: Sequence[Cell], places: Sequence[int]) -> np.
 
 
 def _say(show: Show, result: Comparison, asked: Asked) -> None:
-    best, rows = result.candidates[0], []
-    for one in result.candidates:
-        low, high = wilson(int(one.right.sum()), len(one.right))
-        behind = "" if one is best else _points(result.behind(one))
-        accuracy = f"{100 * one.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        speed, size = f"{one.images_per_second:.1f}", f"{one.parameters / 1e6:.1f} M"
-        rows.append([one.name, accuracy, behind, f"{one.minutes:.1f}", speed, size])
-    show.table(["model", "accuracy, % (95 %)", "behind, points", "min", "img/s", "size"], rows)
-    show.say(f"Use {best.name}: {percent(best.accuracy)} right, each picture judged by a model that had not seen it.")
-    for one in result.tied:
-        gains = _gains(one, best)
-        show.say(
-            f"{one.name} cannot be told from it on {len(one.right)} pictures ({_points(result.behind(one))} behind)"
-            + (f", and is {gains}: use that where it matters." if gains else ".")
-        )
-    where = (
-        "--weights none --architecture" if _settings(asked, best.model, best.method).weights == "none" else "--weights"
-    )
+    best = result.candidates[0]
+    show.table(HEADER, rows(result))
+    for sentence in verdict(result):
+        show.say(sentence)
+    where = "--weights none --architecture" if is_random(best.model) else "--weights"
     epochs = "" if best.epochs is None else f" --epochs {best.epochs}"
     show.facts([
-        ("results", f"{result.folder}: comparison.json, the folds as lists"),
+        ("results", f"{result.folder}: comparison.json, comparison.md, the folds as lists"),
         ("next", f"vitrail finetune {asked.data} {where} {best.model} --method {best.method}{epochs} --out ANOTHER"),
     ])  # fmt: skip
-
-
-def _gains(one: Candidate, best: Candidate) -> str:
-    """In what it is better by half or more."""
-    ratios = {
-        "faster to predict with": one.images_per_second / best.images_per_second,
-        "faster to train": best.minutes / one.minutes,
-        "smaller": best.parameters / one.parameters,
-    }
-    return " and ".join(f"{ratio:.1f} times {what}" for what, ratio in ratios.items() if ratio >= 1.5)
-
-
-def _points(behind: tuple[float, float, float]) -> str:
-    mean, low, high = (100 * value for value in behind)
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"

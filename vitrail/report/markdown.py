@@ -1,0 +1,29 @@
+"""Tables and sections of Markdown pages that commands write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vitrail.atomic import new_file
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Put a section between its marks in a page, at the end if it has none yet.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    before = page.read_text(encoding="utf-8") if page.is_file() else "# Evidence\n"
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
+    section = f"{first}\n{text}\n{last}"
+    after = pattern.sub(lambda _: section, before) if pattern.search(before) else f"{before.rstrip()}\n\n{section}\n"
+    with new_file(page) as beside:
+        beside.write_text(after, encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
