@@ -99,11 +99,11 @@ def memory(case: str, builds: Path) -> float:
     """MiB of one case at the peak, in this process."""
     image, opening = _image(), opened(case, builds)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _peak()
+    before = peak()
     run = opening()
     with torch.inference_mode():
         run(image)
-    return _peak() - before
+    return peak() - before
 
 
 def opened(case: str, builds: Path) -> Callable[[], Pass]:
@@ -169,7 +169,7 @@ def _in_a_process(case: str, builds: str) -> float:
     return mebibytes
 
 
-def _peak() -> float:
+def peak() -> float:
     """MiB of resident memory at the highest."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
