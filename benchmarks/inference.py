@@ -153,7 +153,7 @@ def ours(model: str, images: Tensor, folder: Path) -> dict[str, Way]:
     fast = Runtime("openvino", best, batch_size=len(images))
     merged = {f"merging {name}": replace(fast, merging=schedule(own.config, *how)) for name, how in MERGED.items()}
     shown = images[:1].repeat(8, 1, 1, 1) + 0.1 * torch.randn(8, 3, 224, 224)
-    made = {f"vitrail {plan.name}": engine(own, plan, shown, folder) for plan in plans}
+    made = {f"vitrail {plan.backend}:{plan.precision}": engine(own, plan, shown, folder) for plan in plans}
     made |= {f"vitrail {name}": engine(own, plan, shown, folder) for name, plan in merged.items()}
     return {name: lambda run=run: run(images) for name, run in made.items()}  # type: ignore[misc]
 
