@@ -16,10 +16,9 @@ Aims, written down before: at each precision at least the fastest peer, ratios u
 times the fastest peer at any precision.
 
 Every (model, batch) is a process of its own and a file in ``results/inference/``, in the folder of the kind of
-processor, that is not measured again; name
-some to measure them alone (``S/16:8``). ``--table`` writes the tables of ``docs/performance.md``. ``--check S/16:8``
-measures that one again and says which ratios to the fastest peer have fallen by more than ``MARGIN``. About four
-minutes a cell on two cores.
+processor, that is not measured again; name some to measure them alone (``S/16:8``). ``--table`` writes the tables of
+``docs/performance.md``. ``--check S/16:8`` measures that one again and says which ratios to the fastest peer have
+fallen by more than ``MARGIN``. About four minutes a cell on two cores.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def test_every_picture_is_judged_once_by_a_model_that_had_not_seen_it(
     said = capsys.readouterr().err
     assert f"Use {found.candidates[0].name}" in said
     assert page.read_text().startswith("# Ours\n")
+    assert (out / "comparison.md").read_text().startswith("# Which model to use\n")
     for path in (page, out / "comparison.md"):
         assert path.read_text().count("| pretrained |") == 4
         assert f"- Use {found.candidates[0].name}" in path.read_text()

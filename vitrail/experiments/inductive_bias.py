@@ -80,7 +80,7 @@ def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[st
 
 
 def moved(classifier: Classifier, patch: int, pictures: Sequence[Path]) -> dict[str, float]:
-    """A trained model's error where pictures move by whole patches or by a part of one, with the borders or without."""
+    """A trained model's error where pictures move by ``SHIFT`` or within a patch, with the borders or without."""
     card = classifier.card
     size = card.architecture.image_size
     shifts = {WHOLE: round(SHIFT * size[0]), PART: max(1, round(WITHIN * patch))}
@@ -94,7 +94,7 @@ def moved(classifier: Classifier, patch: int, pictures: Sequence[Path]) -> dict[
 
 
 def _larger(card: ModelCard, size: Size, shift: int, pictures: Sequence[Path]) -> torch.Tensor:
-    """(B, C, H + shift, W + shift)"""
+    """Pictures with room to be moved in, (B, C, H + shift, W + shift)."""
     larger = card.preprocessing.at((size[0] + shift, size[1] + shift))
     return torch.cat([batch.images for batch in batches(pictures, larger, 32)])
 
@@ -115,7 +115,7 @@ def _measured(model: Model, card: ModelCard, pictures: Sequence[Path]) -> dict[s
 
 def findings(
     measured: Mapping[str, Sequence[Measures]],
-    moved: Mapping[str, Sequence[Measures]],
+    along: Mapping[str, Sequence[Measures]],
     results: Mapping[str, Sequence[Result]],
     data: str,
     command: str,
@@ -131,7 +131,7 @@ def findings(
         name: difference(values(name, "random, first radius"), values(RESNET, "random, first radius")) for name in vits
     }
     ways = (f"{WHOLE}{INSIDE}", PART, f"{PART}{INSIDE}")
-    why = {way: {name: difference(_each(moved[name], way), _each(moved[RESNET], way)) for name in vits} for way in ways}
+    why = {way: {name: difference(_each(along[name], way), _each(along[RESNET], way)) for name in vits} for way in ways}
     learned = difference(values(USUAL, "random, last radius"), values(USUAL, "trained, last radius"))
     nearest, narrowest = min(apart, key=lambda name: apart[name].low), min(wider, key=lambda name: wider[name].low)
     return Findings(
@@ -165,7 +165,7 @@ def findings(
                     for what in ("error", "first radius", "last radius")
                     for when in ("random", "trained")
                 ),
-                *(_plain(_each(moved[name], way)) for way in ways),
+                *(_plain(_each(along[name], way)) for way in ways),
                 over_seeds([result.accuracy for result in results[name]]).percent(),
             ]
             for name in measured

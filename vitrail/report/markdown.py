@@ -9,13 +9,13 @@ from pathlib import Path
 from vitrail.atomic import new_file
 
 
-def write_section(page: Path, name: str, text: str) -> None:
-    """Put a section between its marks in a page, at the end if it has none yet.
+def write_section(page: Path, name: str, text: str, title: str = "Evidence") -> None:
+    """Put a section between its marks in a page, at the end if it has none yet; a new page gets the title.
 
     Raises:
         UserError: the page cannot be written.
     """
-    before = page.read_text(encoding="utf-8") if page.is_file() else "# Evidence\n"
+    before = page.read_text(encoding="utf-8") if page.is_file() else f"# {title}\n"
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
     section = f"{first}\n{text}\n{last}"

@@ -96,6 +96,8 @@ def compare(
         for method in methods:
             _settings(asked, model, method)  # a wrong name should not wait for the first training
     refuse_unwritable(folder / SETTINGS)
+    if page is not None:
+        refuse_unwritable(Path(page))
     samples, places, classes = _pictures(asked, show)
     _claim(folder, asked)
     for fold in range(folds):
@@ -116,7 +118,7 @@ def compare(
     with new_file(folder / "comparison.json") as beside:
         beside.write_text(json.dumps(result.to_dict(), indent=1) + "\n", "utf-8")
     for at in (folder / "comparison.md", *([Path(page)] if page is not None else [])):
-        write_section(at, f"compare-{Path(data).name}", section(result, asked))
+        write_section(at, f"compare-{Path(data).name}", section(result, asked), "Which model to use")
     _say(show, result, asked)
     return result
 
