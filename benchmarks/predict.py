@@ -12,6 +12,8 @@ each round, one way after the other; medians over the rounds:
 Then the same as whole commands, each in a process of its own, by turns (``--commands 0``: not); and decoding and
 preprocessing alone, one thread, images a second of processor time, also of photos of 12 megapixels.
 
+Every model is a file in ``results/predict/``, as is decoding; what is not measured again stays.
+
 Aims, written down before: predict at least 95 % of the model's speed, 3 x transformers, 2.5 x timm. About an hour and
 a half for ViT-B/16 and ViT-S/16 on two cores; ``--photos 16 --models ViT-Ti/16`` to see that it works.
 """
@@ -19,6 +21,7 @@ a half for ViT-B/16 and ViT-S/16 on two cores; ``--photos 16 --models ViT-Ti/16`
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -39,7 +42,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.results_file import publish, record
+from benchmarks.results_file import RESULTS, publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
@@ -47,6 +50,8 @@ from vitrail.data.read import read_image
 from vitrail.report.markdown import table
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import parse
+
+CELLS = RESULTS / "predict"
 
 Way = Callable[[Sequence[Path]], int]
 """Photos -> how many were classified."""
@@ -66,7 +71,7 @@ def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=2000)
-    parser.add_argument("--decoded", type=int, default=5000, help="how many photos are decoded by each library")
+    parser.add_argument("--decoded", type=int, default=5000, help="how many photos each library decodes; 0: not")
     parser.add_argument("--models", nargs="+", choices=TIMM, default=["ViT-B/16", "ViT-S/16"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
@@ -85,49 +90,51 @@ def main() -> None:
     data = Path(os.environ.get("VITRAIL_DATA", "")) / "imagenette-subset"
     if not (data / "train").is_dir():
         sys.exit("Set VITRAIL_DATA to the folder that holds imagenette-subset/{train,val}.")
-    findings: dict[str, Any] = {"photos": asked.photos, "batch size": asked.batch_size, "models": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         photos = make_photos(data, folder / "photos", asked.photos, (500, 375), grain=0)
-        large = make_photos(data, folder / "large", 8, (4000, 3000), grain=4)
-        findings["decoding"] = decoding(photos, large, asked.decoded)
+        if asked.decoded:
+            large = make_photos(data, folder / "large", 8, (4000, 3000), grain=4)
+            record("predict/decoding", decoding(photos, large, asked.decoded))
         for model in asked.models:
             make_model(model, folder)
             make_ours(model, folder, asked.runtime, photos)
             found = in_this_process(model, folder, photos, asked)
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
-            findings["models"][model] = found
-    publish("predict", section(findings), record("predict", findings))
+            measured = {"model": model, "photos": asked.photos, "batch size": asked.batch_size}
+            record(f"predict/{model.replace('/', '-')}", {**measured, **found})
+    publish("predict", section(), *CELLS.glob("*.json"))
 
 
-def section(findings: dict[str, Any]) -> str:
-    """In Markdown."""
+def section() -> str:
+    """In Markdown, of what is measured."""
     rows = []
-    for model, found in findings["models"].items():
+    cells = {path.stem: json.loads(path.read_text())["findings"] for path in sorted(CELLS.glob("*.json"))}
+    decoded_by = cells.pop("decoding", {})
+    for found in cells.values():
         whole = found.get("whole commands, images/s", {})
         for name, speed in found["images/s"].items():
             ratio = found["ratios"].get(f"predict / {name}")
             command = whole.get("vitrail predict" if name == "predict" else name)
             rows.append(
                 [
-                    model,
+                    found["model"],
+                    f"{found['photos']:,}",
+                    str(found["batch size"]),
                     {"model": "the model alone", "predict": f"vitrail, {found['runtime']}"}.get(name, name),
                     f"{speed:.1f}",
                     "" if ratio is None else f"{ratio:.2f}",
                     "" if command is None else f"{command:.1f}",
                 ]
             )
-    decoded = [[what, *(f"{speed:.0f}" for speed in speeds.values())] for what, speeds in findings["decoding"].items()]
-    names = list(next(iter(findings["decoding"].values())))
-    return "\n\n".join(
-        [
-            f"{findings['photos']:,} JPEGs of 500 x 375, batches of {findings['batch size']}, pictures a second:",
-            table(["model", "way", "in one process", "vitrail to it", "as a command"], rows),
-            "A file to what a model takes, pictures a second of one core:",
-            table(["JPEG", *names], decoded),
-        ]
-    )
+    header = ["model", "photos", "batch", "way", "in one process", "vitrail to it", "as a command"]
+    texts = ["JPEGs of 500 x 375, pictures a second:", table(header, rows)]
+    if decoded_by:
+        decoded = [[what, *(f"{speed:.0f}" for speed in speeds.values())] for what, speeds in decoded_by.items()]
+        header = ["JPEG", *next(iter(decoded_by.values()))]
+        texts += ["A file to what a model takes, pictures a second of one core:", table(header, decoded)]
+    return "\n\n".join(texts)
 
 
 def make_photos(data: Path, folder: Path, count: int, size: tuple[int, int], grain: float) -> list[Path]:
