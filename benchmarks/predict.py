@@ -1,8 +1,8 @@
 """A folder of photos classified, against the model alone and the peers' own ways: ``python -m benchmarks.predict``.
 
-``--photos`` JPEGs of 500 x 375, made of the real ones of ``imagenette-subset``. Every way has the same random
-weights (made by transformers, with 1,000 classes) and the same batch, and is timed on the same photos, a part of them
-each round, one way after the other; medians over the rounds:
+``--photos`` JPEGs of 500 x 375, made of the real ones of ``imagenette-subset``. Every way has random
+weights (transformers and Vitrail the same, with 1,000 classes) and the same batch, and is timed on the same photos, a
+part of them each round, one way after the other; medians over the rounds:
 
 - model: what ``vitrail predict --runtime openvino:int8`` runs (``--runtime``), on a batch that is in memory already
 - predict: ``Classifier.predict``, from the files, by the same runtime
