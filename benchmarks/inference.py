@@ -198,7 +198,7 @@ def ratios(speeds: Mapping[str, float]) -> dict[str, float]:
     """Ours to the fastest peer: at each precision, and merged to the fastest at any."""
     theirs = {name: speed for name, speed in speeds.items() if not name.startswith("vitrail ")}
     mine = {name: speed for name, speed in speeds.items() if name.startswith("vitrail ")}
-    found = {}
+    found: dict[str, float] = {}
     for precision in PRECISIONS:
         here = [speed for name, speed in mine.items() if name.endswith(f":{precision}")]
         there = [speed for name, speed in theirs.items() if name.endswith(precision)]

@@ -236,7 +236,7 @@ def _timm(name: str, batch_size: int) -> Way:
     from timm.data import create_transform, resolve_data_config
 
     model = timm.create_model(name, num_classes=1000).eval()
-    transform = create_transform(**resolve_data_config({}, model=model))
+    transform = create_transform(**resolve_data_config({}, model=model))  # type: ignore[no-untyped-call]
 
     def classify(photos: Sequence[Path]) -> int:
         loader = DataLoader(_Photos(photos, transform), batch_size, num_workers=2)

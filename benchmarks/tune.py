@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.engines import SETS, with_head
 from benchmarks.results_file import PERFORMANCE, publish, record
+from vitrail.config import transformer
 from vitrail.record import to_dict
 from vitrail.report.markdown import table
 from vitrail.report.terminal import Show
@@ -68,7 +69,7 @@ def sweep(work: Work, winner: Runtime) -> list[Trial]:
     plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
     speeds = {way: speed for way, speed in work.speeds(plain).items() if not isinstance(speed, str)}
     fastest = max(speeds, key=lambda way: speeds[way])
-    config = work.classifier.model.config
+    config = transformer(work.classifier.card.architecture, "Merging")
     merged = [replace(fastest, merging=schedule(config, share, kind)) for kind in KINDS for share in LEVELS]
     ways = list(dict.fromkeys([fastest, winner, *merged]))
     again = {way: speed for way, speed in work.speeds(ways).items() if not isinstance(speed, str)}
