@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -16,11 +17,16 @@ import pytest
 from PIL import Image
 
 from vitrail.errors import UserError
-from vitrail.experiments import data_scale, index, lab, masking, noisy_student, scale, versus_cnn
+from vitrail.experiments import baseline, data_scale, index, lab, masking, noisy_student, scale, versus_cnn
+from vitrail.experiments import run as run_module
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Result, Run, hidden, order, packed, write_table
 from vitrail.experiments.scale import Scale
+from vitrail.record import to_dict
 from vitrail.report.terminal import Show
+from vitrail.settings import PretrainSettings
+from vitrail.tasks.noisy_student import NOISE, PseudoLabels
+from vitrail.tasks.pretrain_plan import arguments_of, policy_of, training_of
 from vitrail.train.lock import Busy, locked
 
 MODEL = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
@@ -133,6 +139,47 @@ def test_a_student_learns_from_pictures_that_its_teacher_labelled(data: Path, tm
         hidden(Photos("shades", 8, unlabelled=11), data, tmp_path / "splits" / "shades.csv")
 
 
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1e-3, [3e-4, 1e-3, 3e-3]),
+        (1.5e-2, [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]),
+        (1e-4, [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]),
+        (1.0, [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]),
+    ],
+)
+def test_a_rate_is_searched_until_the_best_is_between_two_others(
+    best: float, tried: list[float], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[float] = set()
+
+    def table(self: Lab, runs: dict[str, list[Run]]) -> dict[str, list[Result]]:
+        rates = {label: [run.settings["learning_rate"] for run in own] for label, own in runs.items()}
+        asked.update(*rates.values())
+        near = {label: [1 - abs(np.log(best / rate)) / 100 for rate in own] for label, own in rates.items()}
+        return {
+            label: [Result({}, 0.0, 0.0, 0, 0.0, 0, 0, search_accuracy=one) for one in own]
+            for label, own in near.items()
+        }
+
+    monkeypatch.setattr(Lab, "table", table)
+    found = _lab(tmp_path, data).searched(_run(), (3e-4, 1e-3, 3e-3))
+    assert sorted(asked) == pytest.approx(tried)
+    assert found.settings["learning_rate"] == min(tried, key=lambda rate: abs(np.log(best / rate)))
+
+
+def test_a_default_that_decides_results_is_part_of_every_name() -> None:
+    """What no run says is in the program: where it changes, ``REVISION`` is raised, and all runs are made again."""
+    config, said = baseline.vit("small", 10), {}
+    for objective in ("supervised", "mae", "masked-patches"):
+        settings = PretrainSettings("", objective, steps=9, batch_size=8)
+        training = to_dict(training_of(settings, None, objective, config, 99, False))
+        said[objective] = [training, repr(policy_of(None, objective)), arguments_of(None, objective, config)]
+    said["labels"] = [to_dict(PseudoLabels()), run_module.SEARCHED, run_module.SEARCHED_MOST, NOISE]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    assert (run_module.REVISION, digest) == (1, "4cf626f8335f5f03")
+
+
 def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
     def made(accuracy: float) -> list[Result]:
         return [
@@ -144,7 +191,7 @@ def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
 
     scores = {noisy_student.TEACHER: 0.5, noisy_student.LONG: 0.6, noisy_student.STUDENT: 0.58}
     scores |= {noisy_student.TRUE: 0.49, noisy_student.CALM: 0.7}
-    found = noisy_student.findings({("ViT", part): made(score) for part, score in scores.items()}, "shades", "")
+    found = noisy_student.findings({("ViT", part): made(score) for part, score in scores.items()}, (8, 7), "shades", "")
     assert [verdict.word for verdict in found.verdicts] == ["holds", "does not hold", "does not hold", "holds"]
     assert found.rows[0][4].startswith("+8.0")
     assert found.rows[2][4] == ""
@@ -223,14 +270,13 @@ def test_an_experiment_from_words_to_a_section(
     toy = Scale(MODEL, 4, 8, 1e-2, seeds=(0, 1))
     monkeypatch.setitem(scale.SCALES, "small", toy)
     monkeypatch.setattr(masking, "PER_CLASS", 8)
-    for one in (data_scale, noisy_student, versus_cnn):
+    for one in (baseline, data_scale, noisy_student, versus_cnn):
         monkeypatch.setattr(one, "RATES", (1e-2,))
     monkeypatch.setattr(data_scale, "SHARES", (0.1, 0.2, 0.4))
     monkeypatch.setattr(data_scale, "FEW", (0.1, 0.2))
     monkeypatch.setattr(data_scale, "SEARCHED_AT", 0.2)
     monkeypatch.setattr(data_scale, "EPOCHS", 1)
-    monkeypatch.setattr(noisy_student, "LABELLED", 8)
-    monkeypatch.setattr(noisy_student, "UNLABELLED", 7)
+    monkeypatch.setitem(noisy_student.PICTURES, "small", (8, 7))
     page = tmp_path / "docs" / "evidence.md"
     found = index.reproduce(name, data, tmp_path / "out", page=page, quiet=True)
     assert {result.run["seed"] for result in found.results} == {0, 1}
@@ -240,7 +286,7 @@ def test_an_experiment_from_words_to_a_section(
     assert f"../out/{name}.png" in text
     assert f"`vitrail reproduce {name} --data shades --scale small`" in text
     assert (tmp_path / "out" / f"{name}.png").is_file()
-    searched = name in ("data-scale", "head", "masking", "resolution")  # others have one rate here
+    searched = name in ("data-scale", "head", "inductive-bias", "masking", "resolution")  # others have one rate here
     assert bool(found.others) == searched, "what is searched by or started from is told of too"
     assert ("to search settings and to start from" in text) == searched
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}

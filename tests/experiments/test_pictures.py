@@ -84,7 +84,7 @@ def test_a_page_that_cannot_be_written_is_said_before_anything_is_trained(own: P
 
 
 def test_too_few_are_said_before_anything_is_trained(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noisy_student, "LABELLED", 8)
+    monkeypatch.setitem(noisy_student.PICTURES, "small", (8, 2000))
     monkeypatch.setattr(masking, "PER_CLASS", 19)
     monkeypatch.setattr(data_scale, "SHARES", (0.01, 0.02))
     for name, words in (

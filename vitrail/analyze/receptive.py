@@ -58,6 +58,19 @@ class ReceptiveField(Finding):
         """(L,): the same if every pixel mattered alike."""
         return np.array([_radius(np.full(away.shape, 1 / away.size), away, share) for away in self._distances()])
 
+    def spread(self) -> Array:
+        """(L,): root mean square distance of the energy from the middle of the cell, in pixels.
+
+        A radius jumps from one pixel's distance to the next; this tells apart what differs by less.
+        """
+        found: Array = np.sqrt((self.energy * self._distances() ** 2).sum(axis=(1, 2)))
+        return found
+
+    def uniform_spread(self) -> Array:
+        """(L,): the same if every pixel mattered alike."""
+        found: Array = np.sqrt((self._distances() ** 2).mean(axis=(1, 2)))
+        return found
+
     def own_share(self) -> Array:
         """(L,): share of the energy on pixels of the cell itself."""
         down, across = self._offsets()

@@ -42,6 +42,8 @@ CELLS, RUNS, SPLITS = "cells", "runs", "splits"
 Label = TypeVar("Label", bound=Hashable)
 POINTS = 100
 """Of a loss curve that is kept."""
+WIDER = 3
+"""Rates beyond those that are searched among, at most."""
 POLL = 1.0
 """Seconds between two looks at what others are making."""
 
@@ -91,11 +93,21 @@ class Lab:
         return self.searches({"": run}, rates)[""]
 
     def searches(self, runs: Mapping[Label, Run], rates: Sequence[float]) -> dict[Label, Run]:
-        """Each run with the learning rate that does best on the pictures that settings are searched by, in one go."""
-        tried = {label: [run.but(learning_rate=rate) for rate in rates] for label, run in runs.items()}
-        found = self.table(tried)
-        best = {label: [result.search_accuracy or 0.0 for result in own] for label, own in found.items()}
-        return {label: own[int(np.argmax(best[label]))] for label, own in tried.items()}
+        """Each run with the learning rate that does best on the pictures that settings are searched by, in one go.
+
+        Of three rates or more, the next one is tried too while the best is the lowest or the highest, ``WIDER`` times
+        at most.
+        """
+        tried = {label: sorted(rates) for label in runs}
+        for wider in range(WIDER + 1):
+            ways = {label: [run.but(learning_rate=rate) for rate in tried[label]] for label, run in runs.items()}
+            found = self.table(ways)
+            best = {
+                label: int(np.argmax([result.search_accuracy or 0.0 for result in own])) for label, own in found.items()
+            }
+            if wider < WIDER and len(rates) > 2:
+                tried = {label: _wider(own, best[label]) for label, own in tried.items()}
+        return {label: own[best[label]] for label, own in ways.items()}
 
     def measured(self, run: Run, what: str, measure: Callable[[Classifier], Mapping[str, float]]) -> dict[str, float]:
         """Numbers that are measured on a run's model, once; a file beside its cell.
@@ -187,6 +199,15 @@ class Lab:
                 for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
                 raise
+
+
+def _wider(rates: Sequence[float], best: int) -> list[float]:
+    """With the next one, as far from the last as that is from the one before the last but one, if that was the best."""
+    if best == 0:
+        return [float(f"{rates[0] * rates[1] / rates[2]:.3g}"), *rates]
+    if best == len(rates) - 1:
+        return [*rates, float(f"{rates[-1] * rates[-2] / rates[-3]:.3g}")]
+    return list(rates)
 
 
 def _begin(threads: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitrail.experiments.baseline import affordable, cnn
+from vitrail.experiments.baseline import AMONG, RATES, affordable, cnn, looking, supervised
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict
 from vitrail.experiments.lab import Lab
@@ -14,9 +14,8 @@ from vitrail.experiments.scale import SCALES, ScaleName
 from vitrail.experiments.verdict import above, difference, over_seeds
 from vitrail.tasks.noisy_student import NOISE
 
-RATES = (3e-4, 1e-3, 3e-3)
-LABELLED, UNLABELLED = 200, 2000
-"""Of each class."""
+PICTURES: dict[ScaleName, tuple[int, int]] = {"small": (200, 2000), "medium": (200, 2000), "paper": (130, 520)}
+"""Of each class, with labels and without; of ImageNet's smallest class that is a fifth and the rest."""
 SHORT = 4
 """A teacher takes the usual steps divided by this, a student all of them: it sees eleven times as many pictures."""
 PATHS = {"dropout": 0.1, "drop_path": 0.1}
@@ -31,35 +30,36 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
 
     Then what the student would be with the true labels in place of the teacher's, and without noise.
     """
-    lab.need(data, LABELLED + UNLABELLED)
+    labelled, unlabelled = PICTURES[scale]
+    lab.need(data, labelled + unlabelled)
     usual = SCALES[scale]
-    plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
     families: dict[str, tuple[dict[str, Any], int]] = {
         "ViT": (dict(usual.model), usual.steps),
         "ResNet": (cnn(scale), affordable(usual.steps, scale, lab.classes(data))),
     }
-    few, all_of_them = Photos(data, LABELLED), Photos(data, LABELLED, unlabelled=UNLABELLED)
-    every_label = Photos(data, LABELLED + UNLABELLED)
+    few, all_of_them = Photos(data, labelled), Photos(data, labelled, unlabelled=unlabelled)
+    every_label = Photos(data, labelled + unlabelled)
     runs: dict[tuple[str, str], list[Run]] = {}
     for family, (model, whole) in families.items():
         steps = max(1, whole // SHORT)
-        tuning = {**plain["tuning"], "evaluate_every": steps}
-        best = lab.searched(Run(few, {**plain, **model, "steps": steps, "tuning": tuning}), RATES)
+        best = lab.searched(Run(few, supervised(scale, model, steps)), RATES)
         noise = PATHS if family == "ViT" else {}
-        noisy = {**plain["tuning"], **NOISE, "evaluate_every": whole}
-        long = best.but(steps=whole, tuning=noisy, **noise)
+        clean = looking(best.settings["tuning"], whole)
+        long = best.but(steps=whole, tuning={**clean, **NOISE}, **noise)
         teachers = [best.but(seed=seed) for seed in usual.seeds]
         runs[family, TEACHER] = teachers
         runs[family, LONG] = [long.but(seed=seed) for seed in usual.seeds]
-        calm = best.but(steps=whole, tuning={**plain["tuning"], "evaluate_every": whole})
+        calm = best.but(steps=whole, tuning=clean)
         runs[family, STUDENT] = [Run(all_of_them, long.settings, own.seed, teacher=own) for own in teachers]
         runs[family, TRUE] = [Run(every_label, long.settings, seed) for seed in usual.seeds]
         runs[family, CALM] = [Run(all_of_them, calm.settings, own.seed, teacher=own) for own in teachers]
-    return findings(lab.table(runs), data, command)
+    return findings(lab.table(runs), PICTURES[scale], data, command)
 
 
-def findings(results: Mapping[tuple[str, str], Sequence[Result]], data: str, command: str) -> Findings:
-    """From runs of the same seeds for each family and part."""
+def findings(
+    results: Mapping[tuple[str, str], Sequence[Result]], pictures: tuple[int, int], data: str, command: str
+) -> Findings:
+    """From runs of the same seeds for each family and part, on pictures of each class with labels and without."""
     accuracy = {key: [result.accuracy for result in own] for key, own in results.items()}
     families = list(dict.fromkeys(family for family, _ in results))
     gains = {
@@ -77,11 +77,11 @@ def findings(results: Mapping[tuple[str, str], Sequence[Result]], data: str, com
         title="Noisy Student",
         source="Article 6.2; 1911.04252; ViT table 2.",
         margins=(
-            f"{LABELLED} labels a class of {data}, {UNLABELLED} pictures a class without; the teacher's labels are "
+            f"{pictures[0]} labels a class of {data}, {pictures[1]} pictures a class without; the teacher's labels are "
             "soft, those surer than 0.3. Student and teacher are of one size and learn at the rate that was searched "
-            "for the teacher; the ResNet's runs take the compute of the ViT's. The same model is trained on the labels "
-            "alone for the student's steps, with its noise. "
-            "Written down before: a gain is a 95 % t interval over seeds above zero."
+            f"for the teacher, among {AMONG}; the ResNet's runs take the compute of the ViT's. The same model is "
+            "trained on the labels alone for the student's steps, with its noise. Written down before: a gain is a 95 "
+            "% t interval over seeds above zero."
         ),
         header=["model", "trained as", "steps", "test accuracy, %", "student less this, points (95 %)"],
         rows=[

@@ -46,9 +46,9 @@ def findings(results: dict[str, list[Result]], data: str, command: str) -> Findi
         title="Position information",
         source="Article 3.2; ViT appendix D.4, table 8.",
         margins=(
-            f"Each kind at the stem, from the same settings and seeds on {data}. Written down before: each kind is "
-            f"more than {100 * DROP:.0f} point above none; the kinds tie if each is within {100 * TIE:.0f} point of "
-            "the best (95 % t intervals over seeds of the difference)."
+            "Each kind at the stem, relative ones in every layer's attention, from the same settings and seeds on "
+            f"{data}. Written down before: each kind is more than {100 * DROP:.0f} point above none; the kinds tie if "
+            f"each is within {100 * TIE:.0f} point of the best (95 % t intervals over seeds of the difference)."
         ),
         header=["positions", "test accuracy, %", "above none, points (95 %)", "parameters"],
         rows=rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vitrail.experiments.baseline import looking
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict, accuracies
 from vitrail.experiments.lab import Lab
@@ -27,6 +28,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     plain = usual.settings()
     base = [Run(Photos(data), plain, seed) for seed in usual.seeds]
     side = usual.model["resolution"]
+    tuning = {name: value for name, value in plain["tuning"].items() if name != "warmup"}  # steps of the long training
     runs: dict[tuple[float, str, str], list[Run]] = {}
     for factor in LARGER:
         for length, share in SHORT.items():
@@ -38,7 +40,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
                     "resampling": way,
                     "steps": steps,
                     "learning_rate": RATE,
-                    "tuning": {**plain["tuning"], "evaluate_every": steps},
+                    "tuning": looking(tuning, steps),
                 }
                 runs[factor, length, label] = [Run(Photos(data), settings, start.seed, start=start) for start in base]
     results = lab.table(runs)

@@ -22,6 +22,9 @@ from vitrail.record import to_dict
 SEARCHED = 0.1
 """Share of each class's training pictures, of at most ``SEARCHED_MOST``, that settings are searched by."""
 SEARCHED_MOST = 100
+REVISION = 1
+"""Raised when what decides results and no run says, such as a default of ``vitrail.pretrain``, is changed: all runs are
+others then. A test knows those defaults."""
 TESTS = ("test", "val")
 """What the folder of pictures to be judged by may be called."""
 
@@ -56,7 +59,7 @@ class Run:
     @property
     def key(self) -> str:
         """A name that another run does not have."""
-        text = json.dumps(to_dict(self), sort_keys=True)
+        text = json.dumps(to_dict(self), sort_keys=True) + (f" {REVISION}" if REVISION > 1 else "")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def but(self, **settings: Any) -> Run:
