@@ -286,7 +286,7 @@ def test_an_experiment_from_words_to_a_section(
     assert f"../out/{name}.png" in text
     assert f"`vitrail reproduce {name} --data shades --scale small`" in text
     assert (tmp_path / "out" / f"{name}.png").is_file()
-    searched = name in ("data-scale", "head", "inductive-bias", "masking", "resolution")  # others have one rate here
+    searched = name in ("data-scale", "head", "masking", "resolution")  # others have one rate here
     assert bool(found.others) == searched, "what is searched by or started from is told of too"
     assert ("to search settings and to start from" in text) == searched
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
