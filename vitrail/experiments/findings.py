@@ -51,11 +51,8 @@ class Findings:
         if self.others:
             many = "1 run" if len(self.others) == 1 else f"{len(self.others)} runs"
             more = f", besides {many} of {_minutes(self.others):.0f} minutes to search settings and to start from"
-        where = ", ".join(sorted({result.processor for result in self.results if result.processor}))
-        return (
-            f"{len(self.results)} runs, {begun}, {seeds} seeds, {minutes:.0f} minutes of training{more}"
-            f"{f' ({where})' if where else ''}"
-        )
+        where = ", ".join(sorted({result.processor or "others not noted" for result in self.results}))
+        return f"{len(self.results)} runs, {begun}, {seeds} seeds, {minutes:.0f} minutes of training{more} ({where})"
 
     def markdown(self, figure: str) -> str:
         """The section; ``figure`` is the picture's address."""
