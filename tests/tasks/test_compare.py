@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import vitrail
 from tests.tasks.shades import write_shades
+from vitrail.cli.main import app
 from vitrail.errors import UserError
 from vitrail.tasks import compare as task
+from vitrail.tasks.classifier import load
 from vitrail.tasks.compare import compare
-from vitrail.tasks.comparison import Candidate, Comparison
+from vitrail.tasks.comparison import Candidate, Comparison, verdict
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +107,124 @@ def test_where_nothing_was_begun_other_settings_are_taken(made: tuple[str, str, 
     compare(photos, tmp_path / "out", models, ("probe",), folds=2, quiet=True)
     with pytest.raises(UserError, match="resolution None, not 17: choose another --out"):
         compare(photos, tmp_path / "out", models, ("probe",), folds=2, resolution=17, quiet=True)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_answers_are_not_credited_to_other_pictures(
+    made: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *models, before = made
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(before, photos)
+    usual, left = task.run, [0]
+
+    def stopping(*words: object, **more: object) -> object:
+        if not left[0]:
+            raise _Stopped
+        left[0] -= 1
+        return usual(*words, **more)  # type: ignore[arg-type]
+
+    def go() -> None:
+        compare(photos, out, models, ("probe",), folds=2, quiet=True)
+
+    monkeypatch.setattr(task, "run", stopping)
+    one, other = photos / "dark" / "03.png", photos / "light" / "03.png"
+    original = one.read_bytes()
+    with pytest.raises(_Stopped):
+        go()
+    one.write_bytes((before / "dark" / "05.png").read_bytes())  # nothing was begun: any pictures will do
+    with pytest.raises(_Stopped):
+        go()
+    one.write_bytes(original)
+    left[0] = 1
+    with pytest.raises(_Stopped):
+        go()
+    assert len(list((out / "cells").iterdir())) == 1
+
+    def refused() -> None:
+        with pytest.raises(UserError, match=r"out was made of other pictures or labels .*: put those back, or choose"):
+            go()
+
+    one.write_bytes((before / "dark" / "05.png").read_bytes())
+    refused()
+    one.write_bytes(other.read_bytes())  # as many of each class as before
+    other.write_bytes(original)
+    refused()
+    other.write_bytes(one.read_bytes())
+    one.write_bytes(original)
+    with pytest.raises(_Stopped):
+        go()  # they are back, and it goes on
+    kept = json.loads((out / "compare.json").read_text())
+    del kept["pictures"]
+    (out / "compare.json").write_text(json.dumps(kept))  # as before there was a digest
+    refused()
+
+
+@pytest.mark.parametrize(("seconds", "epochs", "told"), [(1.7, 1, False), (1.0, 3, False), (31.0, 1, True)])
+def test_no_more_epochs_than_fit(
+    seconds: float,
+    epochs: int,
+    told: bool,
+    made: tuple[str, str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    *models, photos = made
+    asked: list[int] = []
+
+    def stopping(settings: vitrail.settings.FinetuneSettings, out: Path, quiet: bool = False) -> object:
+        asked.append(settings.epochs or 0)
+        raise _Stopped
+
+    monkeypatch.setattr(task, "run", stopping)
+    monkeypatch.setattr(task, "plan", lambda *words, **more: SimpleNamespace(training_seconds=seconds))
+    with pytest.raises(_Stopped):
+        compare(photos, tmp_path / "out", models, ("full",), folds=2, minutes=3 / 60)
+    assert asked == [epochs]
+    said = "full, the least there is, takes about 31 s, more than the 3 s asked for."
+    assert (said in capsys.readouterr().err) is told
+    right = np.arange(100) < 90
+    found = Comparison(Path(), (Candidate("one", "full", right, 1.0, epochs, 10.0, 1_000, seconds / 60),))
+    assert any(said in sentence for sentence in verdict(found, 3 / 60)) is told
+
+
+def test_the_minutes_of_a_training_do_not_depend_on_the_cache(
+    made: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *models, photos = made
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(task, "measured_speed", lambda *words: 1 / 60)  # a picture a minute
+    for out in ("empty", "filled"):
+        found = compare(photos, tmp_path / out, models, ("probe",), folds=2, quiet=True)
+        cells = [json.loads(path.read_text()) for path in (tmp_path / out / "cells").iterdir()]
+        assert len(cells) == 4
+        assert all(25 < cell["minutes"] < 30 for cell in cells)
+        assert all(25 < one.minutes < 30 for one in found.candidates)
+
+
+def test_the_commands_that_are_told_work(
+    made: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *models, before = made
+    photos, out = tmp_path / "my photos", tmp_path / "out"
+    shutil.copytree(before, photos)
+    found = compare(photos, out, models, ("probe",), folds=2, minutes=0.0123456789, resolution=24, seed=3)
+    onward = re.search("To train it: vitrail (.*)", capsys.readouterr().err)
+    again = re.search("`vitrail (compare .*)`: 25 pictures", (out / "comparison.md").read_text())
+    assert onward
+    assert again
+    words = [str(tmp_path / "next") if word == "ANOTHER" else word for word in shlex.split(onward[1])]
+    app([*words, "--quiet"], standalone_mode=False)
+    assert load(tmp_path / "next", quiet=True).card.preprocessing.size == (24, 24)
+    config = (tmp_path / "next" / "config.yaml").read_text()
+    assert "seed: 3\n" in config
+    assert f"weights: {found.candidates[0].model}\n" in config
+    monkeypatch.setattr(task, "run", lambda *words, **more: pytest.fail("made again"))
+    app(shlex.split(again[1]), standalone_mode=False)
 
 
 def test_held_out_pictures_of_the_data_are_not_touched_and_broken_ones_are_left_out(

@@ -126,6 +126,60 @@ def test_a_folder_where_no_student_was_begun_takes_other_settings(data: Path, te
         go(0.1)
 
 
+def test_another_teacher_must_know_the_classes_too(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    for name, pictures in (("dark", "dark"), ("grey", "light")):
+        (tmp_path / "other" / name).symlink_to(data / "labelled" / pictures)
+    stranger, out = tmp_path / "stranger", tmp_path / "out"
+    pretrain(tmp_path / "other", stranger, objective="supervised", quiet=True, tuning=CALM, **{**HOW, "steps": 1})
+
+    def go(teacher: Path, labelled: Path = data / "labelled", rounds: int = 1) -> None:
+        noisy_student(
+            labelled, data / "others", teacher, out, rounds=rounds, quiet=True, tuning=CALM,
+            pseudo=PseudoLabels(confidence=0.0), **HOW,
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "pretrain", lambda *words, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            go(teacher)
+    before = (out / "round-1" / "pseudo.csv").read_bytes()
+    with pytest.raises(UserError, match="'grey' is one that the labelled pictures do not have: take a teacher"):
+        go(stranger)
+    assert (out / "round-1" / "pseudo.csv").read_bytes() == before  # the folder is still the first teacher's
+    go(teacher)
+
+
+def test_classes_that_came_after_a_round_are_said(data: Path, teacher: Path, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled"
+    shutil.copytree(data / "labelled", labelled)
+
+    def go(rounds: int) -> None:
+        noisy_student(
+            labelled, data / "others", teacher, tmp_path / "out", rounds=rounds, quiet=True, tuning=CALM,
+            pseudo=PseudoLabels(confidence=0.0), **{**HOW, "steps": 2},
+        )  # fmt: skip
+
+    go(1)
+    shutil.copytree(labelled / "dark", labelled / "new")
+    with pytest.raises(UserError, match="'new' is one that the teacher does not know"):
+        go(2)
+
+
+def test_tuples_are_the_same_settings_when_it_is_called_again(data: Path, teacher: Path, tmp_path: Path) -> None:
+    def go() -> bytes:
+        result = noisy_student(
+            data / "labelled", data / "others", teacher, tmp_path / "out", quiet=True,
+            tuning={**CALM, "betas": (0.9, 0.95)}, pseudo=PseudoLabels(confidence=0.0),
+            **{**HOW, "resolution": (16, 16), "steps": 2},
+        )  # fmt: skip
+        return (result.folder / "model" / "model.safetensors").read_bytes()
+
+    assert go() == go()
+
+
 @given(st.integers(1, 30), st.integers(2, 4), st.floats(0, 0.9), st.one_of(st.none(), st.integers(1, 9)), st.data())
 def test_what_is_chosen(n: int, classes: int, confidence: float, per_class: int | None, data: st.DataObject) -> None:
     chance = np.random.default_rng(data.draw(st.integers(0, 1000)))

@@ -12,7 +12,8 @@ import yaml
 import vitrail
 from tests.tasks.pretraining import ALL_ON, SMALL, Dying, Killed, Stop, files, run, sentence
 from vitrail.errors import UserError
-from vitrail.tasks import pretrain_cost, pretrain_job, pretrain_run
+from vitrail.settings import PretrainSettings
+from vitrail.tasks import pretrain_cost, pretrain_folder, pretrain_job, pretrain_run
 from vitrail.train import checkpoint
 from vitrail.train.lock import locked
 
@@ -149,6 +150,13 @@ def test_a_run_of_another_config_says_which_field(
     with pytest.raises(UserError, match=words):
         run(photos, begun, **{"objective": "mae", "tuning": ALL_ON["mae"], **options})
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_tuple_is_the_list_that_it_was_kept_as(tmp_path: Path) -> None:
+    kept = PretrainSettings("photos", "mae", tuning={"betas": [0.9, 0.95]})
+    pretrain_folder.compare(tmp_path, kept, {"tuning": {"betas": (0.9, 0.95)}})
+    with pytest.raises(UserError, match="was begun with tuning"):
+        pretrain_folder.compare(tmp_path, kept, {"tuning": {"betas": (0.9, 0.99)}})
 
 
 def test_a_changed_config_file_is_noticed(begun: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from vitrail.atomic import explained, new_file, refuse_unwritable
 from vitrail.config import architecture as named
 from vitrail.cost import parameters
+from vitrail.data.held import fingerprint
 from vitrail.data.sources import Dataset, Sample, open_dataset
 from vitrail.errors import UserError
 from vitrail.evaluate.folds import folds
@@ -24,15 +25,29 @@ from vitrail.report.terminal import Show
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.begun import unfinished
 from vitrail.tasks.classifier import load
-from vitrail.tasks.comparison import HEADER, Asked, Candidate, Comparison, is_random, rows, section, verdict
+from vitrail.tasks.comparison import (
+    HEADER,
+    Asked,
+    Candidate,
+    Comparison,
+    is_random,
+    onward,
+    over,
+    rows,
+    section,
+    verdict,
+)
 from vitrail.tasks.dry_run import plan
 from vitrail.tasks.features import content_hashes, measured_speed
-from vitrail.tasks.finetune import resume, run
-from vitrail.weights.store import read_json
+from vitrail.tasks.finetune import opened, resume, run
+from vitrail.tasks.preparation import compute_features, pooling_of
+from vitrail.weights.store import read_json, write_json
 
 MODELS = ("dinov2-small", "timm/resnetv2_50x1_bit.goog_in21k")
 METHODS = ("probe", "full")
 SETTINGS, CELLS, RUNS = "compare.json", "cells", "runs"
+PICTURES = "pictures"
+"""The field of the settings' file that says what the answers of finished trainings are of."""
 EPOCHS = "-epochs"
 """What the name of a file ends in that says how many fit into the minutes."""
 SPEED_ON = 64
@@ -46,7 +61,10 @@ class Cell:
     correct: str
     """1, 0, or, of a picture that cannot be read, a space, for each of the fold in the order of its list."""
     minutes: float
+    """With the features of all pictures, whether they were in the cache or not."""
     epochs: int | None
+    epoch_minutes: float | None
+    """Of one, as measured beforehand; None, as ``epochs``: a probe."""
     images_per_second: float
     """Pictures read and predicted."""
     parameters: int
@@ -76,12 +94,14 @@ def compare(
         models: pretrained weights, as for ``finetune``, or a variant such as ``R50`` or ``ViT-S/16`` from random
             weights.
         methods: of ``finetune``.
-        minutes: of training, as measured here before: so many epochs are made as fit, one at least.
+        minutes: of training, as measured here before: so many epochs are made as fit. Where not even one does,
+            one is made, and that is said.
         resolution: pixels a side, the same for all; None: each model's usual.
         page: a page whose section on ``data`` is written, besides ``comparison.md`` in ``out``.
 
     Raises:
-        UserError: the pictures, models or settings are not usable, or ``out`` holds another comparison.
+        UserError: the pictures, models or settings are not usable, or ``out`` holds another comparison, or one of
+            other pictures.
     """
     asked = Asked(str(data), tuple(models), tuple(methods), folds, minutes, resolution, seed)
     folder, show = Path(out), Show(quiet)
@@ -98,8 +118,8 @@ def compare(
     refuse_unwritable(folder / SETTINGS)
     if page is not None:
         refuse_page(Path(page))
-    samples, places, classes = _pictures(asked, show)
-    _claim(folder, asked)
+    samples, places, classes, digest = _pictures(asked, show)
+    _claim(folder, asked, digest)
     for fold in range(folds):
         _write_fold(folder / f"fold-{fold}.csv", samples, [place == fold for place in places], classes)
     pairs = [(model, method) for model in models for method in methods]
@@ -109,7 +129,7 @@ def compare(
         f"{len(candidates) * folds} trainings, of about {minutes:g} minutes where the model itself is trained."
     )
     cells = {one: [one.cell(fold) for fold in range(folds)] for one in candidates}
-    answers = {one: _in_place(one.folder, own, places) for one, own in cells.items()}
+    answers = {one: _in_place(own, places) for one, own in cells.items()}
     readable = np.all([own != " " for own in answers.values()], axis=0)
     if not readable.all():
         show.warn(f"{len(readable) - readable.sum()} of {len(readable)} pictures cannot be read and are left out.")
@@ -130,6 +150,7 @@ class _Candidate:
         self.folder, self.asked, self.model, self.method, self.show = folder, asked, model, method, show
         # Numbered, since two paths may be alike but for their slashes.
         self.plain = "".join(letter if letter.isalnum() else "-" for letter in f"{number} {model} {method}")
+        self.cached = False
 
     def cell(self, fold: int) -> Cell:
         """The training without one fold, made if it is not there."""
@@ -147,7 +168,10 @@ class _Candidate:
         """Over all folds."""
         minutes = float(np.mean([cell.minutes for cell in cells]))
         speed = float(np.median([cell.images_per_second for cell in cells]))
-        return Candidate(self.model, self.method, right, minutes, cells[0].epochs, speed, cells[0].parameters)
+        first = cells[0]
+        return Candidate(
+            self.model, self.method, right, minutes, first.epochs, speed, first.parameters, first.epoch_minutes
+        )
 
     def _run(self, fold: int) -> Path:
         return self.folder / RUNS / f"{self.plain}-{fold}"
@@ -156,8 +180,9 @@ class _Candidate:
         return self.folder / f"fold-{fold}.csv"
 
     def _make(self, fold: int) -> Cell:
-        start, out = time.perf_counter(), self._run(fold)
-        epochs = None if self.method == "probe" else self._epochs()
+        out = self._run(fold)
+        self._cache()
+        epochs, epoch_minutes = (None, None) if self.method == "probe" else self._epochs()
         settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(fold)), epochs=epochs)
         if unfinished(out):
             result = resume(out, quiet=True)
@@ -166,27 +191,44 @@ class _Candidate:
                 shutil.rmtree(out)
             out.parent.mkdir(parents=True, exist_ok=True)
             result = run(settings, out, quiet=True)
-        judged = zip(result.findings.val, result.findings.logits.argmax(axis=1), strict=True)
+        found = result.findings
+        judged = zip(found.val, found.logits.argmax(axis=1), strict=True)
         answers = {str(sample.path): "01"[int(likeliest == sample.label)] for sample, likeliest in judged}
         correct = "".join(answers.get(path, " ") for path in _left_out(self._list(fold)))
         classifier = load(out, quiet=True)
-        paths = [sample.path for sample in result.findings.val][:SPEED_ON]
+        paths = [sample.path for sample in found.val][:SPEED_ON]
         speed = measured_speed(classifier.predictor, classifier.card.preprocessing, paths, 32)
-        config = classifier.card.architecture
-        minutes = result.minutes or (time.perf_counter() - start) / 60
-        return Cell(correct, minutes, epochs, speed, parameters(config))
+        minutes = result.minutes
+        if result.images_per_second is None:  # all features were in the cache, which is no merit of the model
+            minutes += (len(found.train) + len(found.val)) / speed / 60
+        return Cell(correct, minutes, epochs, epoch_minutes, speed, parameters(classifier.card.architecture))
 
-    def _epochs(self) -> int:
-        """As many as fit into the budget, measured once."""
+    def _cache(self) -> None:
+        """Compute the features that are not in the cache, for all folds: else only the first's minutes had them."""
+        if self.cached:
+            return
+        settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(0)))
+        dataset, classifier = opened(settings, self.show)
+        samples = [*dataset.train, *dataset.val]
+        digests = content_hashes(sample.path for sample in samples)
+        compute_features(self.show, classifier, samples, digests, pooling_of(classifier), settings.batch_size)
+        self.cached = True
+
+    def _epochs(self) -> tuple[int, float]:
+        """As many as fit into the budget, one at least, and the minutes of one, measured once."""
         path = self.folder / CELLS / f"{self.plain}{EPOCHS}.json"
         if not path.is_file():
             settings = replace(_settings(self.asked, self.model, self.method), data=str(self._list(0)), epochs=1)
             found = plan(settings, quiet=True)
             assert found.training_seconds is not None
-            fit = max(1, round(60 * self.asked.minutes / found.training_seconds))
+            # Not rounded: a model with more minutes than were asked for would be compared with one that has fewer.
+            fit = max(1, int(60 * self.asked.minutes / found.training_seconds))
             with new_file(path) as beside:
                 beside.write_text(json.dumps({"epochs": fit, "seconds_each": found.training_seconds}) + "\n", "utf-8")
-        return int(read_json(path)["epochs"])
+            if said := over(f"{self.model}, {self.method}", found.training_seconds / 60, self.asked.minutes):
+                self.show.warn(said)
+        known = read_json(path)
+        return int(known["epochs"]), float(known["seconds_each"]) / 60
 
 
 def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
@@ -198,16 +240,19 @@ def _settings(asked: Asked, model: str, method: str) -> FinetuneSettings:
     return replace(settings, weights="none", architecture=model)
 
 
-def _claim(folder: Path, asked: Asked) -> None:
+def _claim(folder: Path, asked: Asked, pictures: str) -> None:
     """Make the folder this comparison's; another's in which no training was begun gives way.
 
+    Args:
+        pictures: the digest of all that are taken; a folder made before there was one counts as of others.
+
     Raises:
-        UserError: it holds another.
+        UserError: it holds another, or one of other pictures.
     """
-    path = folder / SETTINGS
+    path, wanted = folder / SETTINGS, {**to_dict(asked), PICTURES: pictures}
     begun = [cell for cell in (folder / CELLS).glob("*.json") if not cell.stem.endswith(EPOCHS)]
     begun += (folder / RUNS).iterdir() if (folder / RUNS).is_dir() else ()
-    if path.is_file() and not begun and read_json(path) != to_dict(asked):
+    if path.is_file() and not begun and read_json(path) != wanted:
         path.unlink()
         for name in (CELLS, RUNS):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -218,25 +263,33 @@ def _claim(folder: Path, asked: Asked) -> None:
                 raise UserError(
                     f"{folder} holds a comparison with {name} {before.get(name)}, not {value}: choose another --out."
                 )
+        if before.get(PICTURES) != pictures:
+            raise UserError(
+                f"{folder} was made of other pictures or labels than {asked.data} has now: put those back, or choose "
+                "another --out for these."
+            )
         return
     for name in (CELLS, RUNS):
         with explained(folder):
             (folder / name).mkdir(parents=True, exist_ok=True)
     with new_file(path) as beside:
-        beside.write_text(json.dumps(to_dict(asked), indent=1) + "\n", "utf-8")
+        write_json(beside, wanted)
 
 
-def _pictures(asked: Asked, show: Show) -> tuple[list[Sample], list[int], tuple[str, ...]]:
-    """The pictures that can be read, in the order of their paths, their folds, and the classes."""
+def _pictures(asked: Asked, show: Show) -> tuple[list[Sample], list[int], tuple[str, ...], str]:
+    """The pictures that can be read, in the order of their paths, their folds, the classes, and a digest of all."""
     dataset = open_dataset(asked.data, seed=asked.seed)
     samples = sorted(_members(dataset), key=lambda sample: str(sample.path))
     digests = content_hashes(sample.path for sample in samples)
     known = [(sample, digest) for sample, digest in zip(samples, digests, strict=True) if isinstance(digest, str)]
     if len(known) < len(samples):
         show.warn(f"{len(samples) - len(known)} of {len(samples)} files cannot be opened and are left out.")
-    samples = [sample for sample, _ in known]
-    places = folds([sample.label for sample in samples], [digest for _, digest in known], asked.folds, asked.seed)
-    return samples, places, dataset.classes
+    samples, contents = [sample for sample, _ in known], [digest for _, digest in known]
+    places = folds([sample.label for sample in samples], contents, asked.folds, asked.seed)
+    names = [name for name, _ in fingerprint([sample.path for sample in samples])]
+    labels = [dataset.classes[sample.label] for sample in samples]
+    taken = json.dumps(list(zip(names, labels, contents, places, strict=True)))
+    return samples, places, dataset.classes, hashlib.sha256(taken.encode()).hexdigest()
 
 
 def _write_fold(path: Path, samples: Sequence[Sample], left_out: Sequence[bool], classes: Sequence[str]) -> None:
@@ -259,25 +312,17 @@ def _members(dataset: Dataset) -> tuple[Sample, ...]:
     return (*dataset.train, *dataset.val) if dataset.drawn else dataset.train
 
 
-def _in_place(folder: Path, cells: Sequence[Cell], places: Sequence[int]) -> np.ndarray:
+def _in_place(cells: Sequence[Cell], places: Sequence[int]) -> np.ndarray:
     """(n,): every picture's answer."""
     found = np.full(len(places), " ")
     for fold, cell in enumerate(cells):
-        mine = np.array(places) == fold
-        if len(cell.correct) != mine.sum():
-            raise UserError(f"{folder} was made of other pictures: put them back, or choose another --out for these.")
-        found[mine] = list(cell.correct)
+        found[np.array(places) == fold] = list(cell.correct)
     return found
 
 
 def _say(show: Show, result: Comparison, asked: Asked) -> None:
-    best = result.candidates[0]
     show.table(HEADER, rows(result))
-    for sentence in verdict(result):
+    for sentence in verdict(result, asked.minutes):
         show.say(sentence)
-    where = "--weights none --architecture" if is_random(best.model) else "--weights"
-    epochs = "" if best.epochs is None else f" --epochs {best.epochs}"
-    show.facts([
-        ("results", f"{result.folder}: comparison.json, comparison.md, the folds as lists"),
-        ("next", f"vitrail finetune {asked.data} {where} {best.model} --method {best.method}{epochs} --out ANOTHER"),
-    ])  # fmt: skip
+    show.facts([("results", f"{result.folder}: comparison.json, comparison.md, the folds as lists")])
+    show.say(f"To train it: {onward(result.candidates[0], asked)}")  # a line of its own, not folded, to be copied

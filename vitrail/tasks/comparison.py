@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from vitrail.config import is_variant
 from vitrail.evaluate.metrics import paired_bootstrap, wilson
 from vitrail.report.markdown import table
-from vitrail.report.terminal import percent
+from vitrail.report.terminal import duration, percent
 from vitrail.runtime.machine import processor
 
 HEADER = ["model", "begins as", "accuracy, % (95 %)", "behind, points", "min", "img/s", "size"]
@@ -39,10 +40,12 @@ class Candidate:
     right: np.ndarray
     """(n,)"""
     minutes: float
-    """Of one training."""
+    """Of one training, with the features of all pictures, whether they were in the cache or not."""
     epochs: int | None
     images_per_second: float
     parameters: int
+    epoch_minutes: float | None = None
+    """Of one epoch, as measured beforehand; None: a probe."""
 
     @property
     def name(self) -> str:
@@ -105,8 +108,16 @@ def rows(result: Comparison) -> list[list[str]]:
     return found
 
 
-def verdict(result: Comparison) -> list[str]:
-    """Sentences: what to use, and what cannot be told from it."""
+def over(name: str, epoch_minutes: float, minutes: float) -> str:
+    """A sentence where not even one epoch fits into the minutes, or nothing."""
+    if epoch_minutes <= minutes:
+        return ""
+    one, there = duration(60 * epoch_minutes), duration(60 * minutes)
+    return f"One epoch of {name}, the least there is, takes about {one}, more than the {there} asked for."
+
+
+def verdict(result: Comparison, minutes: float) -> list[str]:
+    """Sentences: what to use, what cannot be told from it, and who had more than its ``minutes``."""
     best = result.candidates[0]
     found = [f"Use {best.name}: {percent(best.accuracy)} right, each picture judged by a model that had not seen it."]
     for one in result.tied:
@@ -115,18 +126,40 @@ def verdict(result: Comparison) -> list[str]:
             f"{one.name} cannot be told from it on {len(one.right)} pictures ({_points(result.behind(one))} behind)"
             + (f", and is {gains}: use that where it matters." if gains else ".")
         )
-    return found
+    budgets = [(one.name, one.epoch_minutes) for one in result.candidates if one.epoch_minutes is not None]
+    return found + [said for name, each in budgets if (said := over(name, each, minutes))]
 
 
 def section(result: Comparison, asked: Asked) -> str:
     """In Markdown, with the command."""
-    words = [f"vitrail compare {Path(asked.data).name}", *(f"--model {model}" for model in asked.models)]
-    words += [*(f"--method {method}" for method in asked.methods), f"--folds {asked.folds} --minutes {asked.minutes:g}"]
-    if asked.resolution is not None:
-        words.append(f"--resolution {asked.resolution}")
     about = f"{len(result.candidates[0].right):,} pictures, {asked.folds} folds, on {processor()}."
-    said = "\n".join(f"- {one}" for one in verdict(result))
-    return "\n\n".join([table(HEADER, rows(result)), said, f"`{' '.join(words)}`: {about}"])
+    said = "\n".join(f"- {one}" for one in verdict(result, asked.minutes))
+    return "\n\n".join([table(HEADER, rows(result)), said, f"`{command(asked, result.folder)}`: {about}"])
+
+
+def command(asked: Asked, folder: Path) -> str:
+    """The ``vitrail compare`` that makes the comparison, or goes on with it."""
+    words = [*_each("--model", asked.models), *_each("--method", asked.methods), "--folds", str(asked.folds)]
+    words += ["--minutes", str(asked.minutes), *_shared(asked), "--out", str(folder)]
+    return shlex.join(["vitrail", "compare", asked.data, *words])
+
+
+def onward(one: Candidate, asked: Asked) -> str:
+    """The ``vitrail finetune`` that trains a candidate."""
+    weights = ["--weights", "none", "--architecture"] if is_random(one.model) else ["--weights"]
+    epochs = [] if one.epochs is None else ["--epochs", str(one.epochs)]
+    words = [*weights, one.model, "--method", one.method, *epochs, *_shared(asked), "--out", "ANOTHER"]
+    return shlex.join(["vitrail", "finetune", asked.data, *words])
+
+
+def _each(option: str, values: tuple[str, ...]) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def _shared(asked: Asked) -> list[str]:
+    """Options that a comparison and a training have in common."""
+    size = [] if asked.resolution is None else ["--resolution", str(asked.resolution)]
+    return [*size, "--seed", str(asked.seed)]
 
 
 def _gains(one: Candidate, best: Candidate) -> str:

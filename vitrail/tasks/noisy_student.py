@@ -7,6 +7,7 @@ needs is written before it is used, and a student's run goes on where it was, so
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from vitrail.weights.store import read_json, write_json
 
 NOISE: dict[str, Any] = {"operations": 2, "magnitude": 0.9, "mixing": 0.0}
 """RandAugment of the paper's strength (section 3.1: 27 of 30); dropout and stochastic depth are the model's."""
-SETTINGS, TABLE, STUDENT = "noisy-student.json", "pseudo.csv", "student"
+SETTINGS, FIRST, TABLE, STUDENT = "noisy-student.json", "round-1", "pseudo.csv", "student"
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,17 @@ def noisy_student(
     if rounds < 1:
         raise UserError(f"rounds must be at least 1, not {rounds}.")
     pseudo, folder, show = pseudo or PseudoLabels(), Path(out), Show(quiet)
-    asked = {
+    about = {
         "data": str(data), "unlabelled": str(unlabelled), "teacher": str(teacher), "pseudo": to_dict(pseudo),
         "val_fraction": val_fraction, "seed": seed, "student": dict(student), "tuning": dict(tuning or {}),
     }  # fmt: skip
+    asked = json.loads(json.dumps(about, default=str))  # as it is read again, where a tuple is a list
     labelled = open_dataset(data, val_fraction, seed)
     others, _ = open_unlabelled(unlabelled)
     if not (folder / SETTINGS).is_file():
         refuse_existing(folder)
         refuse_unwritable(folder)
+    if not (folder / FIRST / STUDENT).exists():  # the teacher has still to label: before the folder becomes its own
         _check_classes(load(teacher, quiet=True), labelled.classes)
     _claim(folder, asked)
     result: Pretrained | None = None
@@ -109,7 +112,7 @@ def noisy_student(
             label(load(teacher, quiet=True), labelled, others, place / TABLE, pseudo, seed, show)
         result = pretrain(
             place / TABLE, place / STUDENT, objective="supervised", seed=seed, quiet=quiet,
-            tuning={**NOISE, **(tuning or {})}, **student,
+            tuning={**NOISE, **asked["tuning"]}, **student,
         )  # fmt: skip
         teacher = place / STUDENT
     assert result is not None
@@ -128,8 +131,10 @@ def label(
     """Write the table that a student learns from: the labelled pictures, and the others as the teacher labels them.
 
     Raises:
-        UserError: no answer is confident enough, a picture is both labelled and not, or ``out`` cannot be written.
+        UserError: the teacher knows other classes, no answer is confident enough, a picture is both labelled and
+            not, or ``out`` cannot be written.
     """
+    _check_classes(teacher, labelled.classes)  # the data may have got another since the first round
     answers = _answers(teacher, labelled.classes, others, show)
     chosen = choose(answers, pseudo, seed)
     _say_chosen(show, labelled.classes, answers, chosen)
@@ -171,7 +176,7 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
     Raises:
         UserError: another thing was asked for in this folder.
     """
-    path, first = folder / SETTINGS, folder / "round-1"
+    path, first = folder / SETTINGS, folder / FIRST
     if path.is_file():
         before = read_json(path)
         if before != asked and not (first / STUDENT).exists():

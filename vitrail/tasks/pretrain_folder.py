@@ -118,11 +118,16 @@ def compare(folder: Path, begun: PretrainSettings, asked: Mapping[str, Any]) -> 
         if entry.name in FREE or entry.name not in asked:
             continue
         before, now = getattr(begun, entry.name), asked[entry.name]
-        if before != now:
+        if _as_kept(before) != _as_kept(now):
             raise UserError(
                 f"{folder} was begun with {entry.name} = {_usual(before)}, not {_usual(now)}: go on with the same, or "
                 "choose another folder."
             )
+
+
+def _as_kept(value: Any) -> str:
+    """As JSON, where a tuple inside is a list."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _usual(value: Any) -> str:
