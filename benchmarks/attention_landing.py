@@ -71,7 +71,9 @@ def main() -> None:
         sys.exit("Set VITRAIL_DATA to the folder that holds pennfudan/{images,masks}.")
     classifier = vitrail.load("saliency-s14", image_size=224, device="cpu")
     how = replace(classifier.card.preprocessing, fit="squash", crop_fraction=1.0)
-    (h, w), (ch, cw) = classifier.model.config.grid, classifier.model.config.cell
+    model = classifier.model
+    assert isinstance(model, VisionTransformer)
+    (h, w), (ch, cw) = model.config.grid, model.config.cell
     plain = replace(how, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest")
     masks = []
     for picture in pictures:
@@ -79,9 +81,9 @@ def main() -> None:
         pixels = preprocess(Image.fromarray(np.uint8(255 * mask)).convert("RGB"), plain)[0].numpy()  # (H, W)
         masks.append(pixels.reshape(h, ch, w, cw).mean(axis=(1, 3)))
     torch.manual_seed(0)
-    untrained = build(classifier.model.config).eval()
+    untrained = build(model.config).eval()
     maps = {
-        **class_maps(classifier.model, pictures, how),
+        **class_maps(model, pictures, how),
         **{f"{name}, random weights": values for name, values in class_maps(untrained, pictures, how).items()},
         "centre": np.tile(central((h, w)), (len(pictures), 1, 1)),
     }

@@ -74,7 +74,8 @@ def _measure(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict
 
 
 def _confidence(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return softmax(logits / temperature, axis=1).max(axis=1)
+    surest: np.ndarray = softmax(logits / temperature, axis=1).max(axis=1)
+    return surest
 
 
 def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:

@@ -80,7 +80,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def _ours(loaded: Any) -> Model:
-    model = build(loaded.card.architecture)
+    model: Model = build(loaded.card.architecture)
     model.load_state_dict(loaded.tensors)
     return model
 
@@ -350,17 +350,17 @@ def _google(scratch: Path) -> Iterator[dict[str, Any]]:
     path = scratch / "b16.npz"
     card = ModelCard(config, Preprocessing(config.image_size))
     written("google").write(card, randomised(build(config)).state_dict(), path)
-    model = timm.create_model("vit_base_patch16_224", act_layer="gelu_tanh", num_classes=1000)
+    model: Any = timm.create_model("vit_base_patch16_224", act_layer="gelu_tanh", num_classes=1000)
     model.load_pretrained(str(path))
     case = Case("google", "B/16", path, _run_timm(model.eval()), model, (224, 224), (224, 224), {})
     for dtype in (torch.float32, torch.float64):
         yield _row(case, (224, 224), _ours(load_weights(path)), dtype)
     table = load_weights(path).tensors["position.grid"].double()  # (14, 14, D)
     zoomed = scipy.ndimage.zoom(table.numpy(), (20 / 14, 20 / 14, 1), order=1)  # as Google's code does it
-    theirs = _ours(load_weights(path, image_size=(320, 320)))
+    theirs: Any = _ours(load_weights(path, image_size=(320, 320)))
     case = Case("google", "B/16", path, lambda images: _answer(theirs, images), theirs, (320, 320), (320, 320), {})
     for dtype in (torch.float32, torch.float64):
-        ours = _ours(load_weights(path, image_size=(320, 320)))
+        ours: Any = _ours(load_weights(path, image_size=(320, 320)))
         if dtype == torch.float64:  # in which the table on disk is not
             ours.to(dtype).position.grid.data = resample_grid(table, (20, 20), "bilinear-corner")
         theirs.to(dtype).position.grid.data = torch.from_numpy(zoomed).to(dtype)

@@ -31,6 +31,7 @@ from torch import Tensor
 from benchmarks.inference import MERGED
 from benchmarks.results_file import RESULTS, publish, record
 from benchmarks.self_supervision import write_table
+from vitrail.config import transformer
 from vitrail.data.batches import batches
 from vitrail.data.sources import open_labelled
 from vitrail.evaluate.metrics import paired_bootstrap
@@ -93,7 +94,7 @@ def run(which: str, data: Path, wanted: set[str]) -> None:
 def ways(classifier: Classifier) -> dict[str, Runtime]:
     """Every engine there is, and OpenVINO in int8 with tokens merged."""
     plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
-    config = classifier.model.config
+    config = transformer(classifier.card.architecture, "Merging")
     merged = {
         f"openvino:int8, merging {name}": Runtime("openvino", "int8", schedule(config, *how), BATCH)
         for name, how in MERGED.items()

@@ -47,8 +47,8 @@ def main() -> None:
             wanted = ("top1", "interval", "calibration_error", "minutes", "epochs", "training_images_per_second")
             findings[name] = {key: result[key] for key in wanted}
             print(name, findings[name], flush=True)
-        right = [right(Path(scratch) / name / "predictions.csv") for name in ("few full", "few probe")]
-    difference, low, high = paired_bootstrap(*right)
+        fully, probed = (right(Path(scratch) / name / "predictions.csv") for name in ("few full", "few probe"))
+    difference, low, high = paired_bootstrap(fully, probed)
     findings["few full - few probe"] = {"difference": difference, "interval": [low, high]}
     low_to_high = f"{100 * low:+.1f} to {100 * high:+.1f}"
     print(f"20 a class, full less probe: {100 * difference:+.1f} points, 95 % interval {low_to_high}")

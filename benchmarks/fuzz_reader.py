@@ -139,7 +139,7 @@ class Reader:
         environment = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "benchmarks.fuzz_reader", "--read"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
-        self.process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+        self.process: Any = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
         assert self.ask(b""), "the reading process did not start"
         self.weights.append([])
 

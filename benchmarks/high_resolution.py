@@ -111,7 +111,7 @@ def opened(case: str, builds: Path) -> Callable[[], Pass]:
     if case in (FUSED, UNFUSED):
         import timm
 
-        theirs = timm.create_model("vit_base_patch16_224", img_size=SIDE, num_classes=0).eval()
+        theirs: Any = timm.create_model("vit_base_patch16_224", img_size=SIDE, num_classes=0).eval()
         for block in theirs.blocks:
             block.attn.fused_attn = case == FUSED
         return lambda: theirs.forward_features

@@ -23,6 +23,7 @@ from benchmarks.results_file import record
 from vitrail.analyze.attention import Rollout
 from vitrail.analyze.stream import observe
 from vitrail.data.batches import batches
+from vitrail.model.vision import VisionTransformer
 from vitrail.tasks.inspection_pass import TRACED, Streamed
 
 CASES = ("plain inference", "all statistics", "all statistics and rollout")
@@ -62,9 +63,11 @@ def measure(case: str) -> dict[str, float]:
     pictures = pictures[:: len(pictures) // PICTURES][:PICTURES]
     classifier = vitrail.load("saliency-s14", image_size=224, device="cpu")
     predictor, how = classifier.predictor, classifier.card.preprocessing
-    statistics = Streamed.of(classifier.model).statistics
+    model = classifier.model
+    assert isinstance(model, VisionTransformer)
+    statistics = Streamed.of(model).statistics
     if "rollout" in case:
-        statistics.append(Rollout(classifier.model.config.encoder.layers))
+        statistics.append(Rollout(model.config.encoder.layers))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before, start = peak(), time.perf_counter()
     if case == CASES[0]:

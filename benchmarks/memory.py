@@ -65,13 +65,14 @@ def step(name: str, way: str) -> None:
 
     from benchmarks.training import CLASSES, peer_step, small
     from vitrail.config import variant
-    from vitrail.model.build import build
+    from vitrail.model.build import Model, build
     from vitrail.resnet import resnet
     from vitrail.runtime.memory import keep_memory
 
     if way == "kept":
         keep_memory()
     architecture, side, batch = MODELS[name]
+    model: Model
     if architecture == "small":
         model = build(small(4, 96, 3, 4, side))
     elif architecture.startswith("R"):

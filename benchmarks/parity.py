@@ -175,7 +175,8 @@ def in_transformers(tensors: dict[str, Tensor], dtype: torch.dtype) -> Tokens:
         config.save_pretrained(folder)
         whole = {**tensors, "embeddings.mask_token": torch.zeros(1, 384)}
         save_file({name: tensor.contiguous() for name, tensor in whole.items()}, Path(folder) / "model.safetensors")
-        model, about = transformers.Dinov2Model.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = transformers.Dinov2Model.from_pretrained(folder, output_loading_info=True)
+        model, about = loaded
     assert not any(about[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), about
     model.to(dtype).eval()
     return lambda images: model(images).last_hidden_state
@@ -205,7 +206,7 @@ def in_timm(tensors: dict[str, Tensor], size: Size, dtype: torch.dtype) -> Token
         for theirs, timms in names.items():
             new = new.replace(theirs, timms)
         state[new] = tensor
-    model = timm.create_model("vit_small_patch14_dinov2", img_size=518)
+    model: Any = timm.create_model("vit_small_patch14_dinov2", img_size=518)
     model.load_state_dict(state, strict=True)
     model.set_input_size(size)
     model.to(dtype).eval()

@@ -1,8 +1,8 @@
 """A folder of photos classified, against the model alone and the peers' own ways: ``python -m benchmarks.predict``.
 
-``--photos`` JPEGs of 500 x 375, made of the real ones of ``imagenette-subset``. Every way has the same random
-weights (made by transformers, with 1,000 classes) and the same batch, and is timed on the same photos, a part of them
-each round, one way after the other; medians over the rounds:
+``--photos`` JPEGs of 500 x 375, made of the real ones of ``imagenette-subset``. Every way has random
+weights (transformers and Vitrail the same, with 1,000 classes) and the same batch, and is timed on the same photos, a
+part of them each round, one way after the other; medians over the rounds:
 
 - model: what ``vitrail predict --runtime openvino:int8`` runs (``--runtime``), on a batch that is in memory already
 - predict: ``Classifier.predict``, from the files, by the same runtime
@@ -236,7 +236,7 @@ def _timm(name: str, batch_size: int) -> Way:
     from timm.data import create_transform, resolve_data_config
 
     model = timm.create_model(name, num_classes=1000).eval()
-    transform = create_transform(**resolve_data_config({}, model=model))
+    transform = create_transform(**resolve_data_config({}, model=model))  # type: ignore[no-untyped-call]
 
     def classify(photos: Sequence[Path]) -> int:
         loader = DataLoader(_Photos(photos, transform), batch_size, num_workers=2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from vitrail.runtime.machine import processor, versions
 RESULTS = Path(__file__).parent / "results"
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
 """The page that speeds are told on."""
+
+PEERS = ("timm", "transformers", "torchvision")
+"""Whose versions stand in every result beside those of the libraries that Vitrail runs by."""
 
 
 def record(name: str, findings: Any) -> Path:
@@ -38,4 +43,8 @@ def kind() -> str:
 
 def machine() -> dict[str, Any]:
     """What a benchmark was run on."""
-    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions()}
+    found = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions()}
+    for name in PEERS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

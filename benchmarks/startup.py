@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.results_file import record
+from benchmarks.results_file import publish, record
+from vitrail.report.markdown import table
 from vitrail.tasks.classifier import load
 
 VITRAIL = [sys.executable, "-m", "vitrail.cli.main"]
@@ -51,7 +52,8 @@ def main(rounds: int = 15) -> None:
     medians = {name: round(statistics.median(times), 3) for name, times in seconds.items()}
     for name, median in medians.items():
         print(f"{name:<28}{median:.3f} s")
-    record("startup", medians)
+    rows = [[f"`{name}`", f"{median:.2f}"] for name, median in medians.items()]
+    publish("startup", table(["a process", "seconds"], rows), record("startup", medians))
 
 
 if __name__ == "__main__":

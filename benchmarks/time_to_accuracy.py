@@ -71,7 +71,7 @@ def photos(data: Path) -> None:
     peer = cell("photos-transformers", lambda folder: _trainer(data, folder))
     print(f"transformers: {_told(peer)}")
     for number, (name, options) in enumerate(FINETUNE.items()):
-        ours = cell(f"photos-vitrail-{number}", lambda folder, words=options: _finetune(data, folder, words))  # type: ignore[misc]
+        ours = cell(f"photos-vitrail-{number}", lambda folder, words=options: _finetune(data, folder, words))
         behind, low, high = _behind(peer, ours)
         points = f"{100 * behind:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
         print(f"{name}: {_told(ours)}; peer less ours {points}, {peer['seconds'] / ours['seconds']:.2f} times as fast")
@@ -205,7 +205,7 @@ def trainer(data: Path, weights: Path, folder: Path) -> None:
     runner.train()
     seconds = time.perf_counter() - start
     # By path, as ``right`` has ours: ImageFolder sorts by class and name.
-    answers = runner.predict(val).predictions.argmax(axis=1)
+    answers = np.asarray(runner.predict(val).predictions).argmax(axis=1)
     said = [int(answer == label) for answer, (_, label) in zip(answers, val.samples, strict=True)]
     (folder / "found.json").write_text(json.dumps({"seconds": seconds, "right": said}))
 

@@ -25,15 +25,16 @@ _TASKS = {
 
 __all__ = ["__version__", *_TASKS]
 
-if TYPE_CHECKING:
-    from vitrail.tasks.classifier import Classifier, load
-    from vitrail.tasks.compare import compare
-    from vitrail.tasks.few_shot import few_shot
-    from vitrail.tasks.finetune import finetune
-    from vitrail.tasks.inspection import inspect
-    from vitrail.tasks.pretrain import pretrain
-    from vitrail.tasks.suite import suite
-    from vitrail.tasks.tune import tune
+if TYPE_CHECKING:  # by names of their own, which says to a type checker that they are exported
+    from vitrail.tasks.classifier import Classifier as Classifier
+    from vitrail.tasks.classifier import load as load
+    from vitrail.tasks.compare import compare as compare
+    from vitrail.tasks.few_shot import few_shot as few_shot
+    from vitrail.tasks.finetune import finetune as finetune
+    from vitrail.tasks.inspection import inspect as inspect
+    from vitrail.tasks.pretrain import pretrain as pretrain
+    from vitrail.tasks.suite import suite as suite
+    from vitrail.tasks.tune import tune as tune
 
 
 def __getattr__(name: str) -> Any:

@@ -50,14 +50,18 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside ``path`` that becomes ``path`` on success and vanishes on failure.
+
+    Args:
+        replace: a folder that is there goes when the new one is whole, and stays until then.
 
     Raises:
         UserError: ``path`` exists already, the disk is full, or the parent cannot be written.
     """
     path = Path(path)
-    refuse_existing(path)
+    if not replace:
+        refuse_existing(path)
     beside: Path | None = None
     try:
         with explained(path):
@@ -65,12 +69,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         with explained(path, _FULL):
             yield beside
-        refuse_existing(path)  # again: someone else may have written there meanwhile
+        if not replace:
+            refuse_existing(path)  # again: someone else may have written there meanwhile
         with explained(path):
             _make_ordinary(beside)
             _flush_all(beside)
-            if path.is_dir():  # an empty folder: rename onto it is what only POSIX allows
-                path.rmdir()
+            if path.is_dir():  # rename onto an empty one is what only POSIX allows
+                shutil.rmtree(path) if replace else path.rmdir()
             beside.rename(path)
             _flush(path.parent)
     finally:

@@ -75,6 +75,14 @@ def test_pictures_that_are_learned_from_and_judged_by_are_named(own: Path, capsy
     assert "twin.png" in said
 
 
+def test_a_page_that_cannot_be_written_is_said_before_anything_is_trained(own: Path) -> None:
+    (own.parent / "a file").touch()
+    for page, words in ((own, "is a folder: name a file"), (own.parent / "a file" / "page.md", "cannot be written")):
+        with pytest.raises(UserError, match=words):
+            index.reproduce("patch-size", own, own.parent / "out", page=page, quiet=True)
+    assert not (own.parent / "out").exists()
+
+
 def test_too_few_are_said_before_anything_is_trained(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noisy_student, "LABELLED", 8)
     monkeypatch.setattr(masking, "PER_CLASS", 19)

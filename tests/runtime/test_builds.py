@@ -15,6 +15,7 @@ from tests.runtime.test_engines import PLAIN, _model, _pictures, _way
 from vitrail.errors import UserError
 from vitrail.runtime import engines, onnxruntime, openvino
 from vitrail.runtime.engines import Rejected, engine
+from vitrail.runtime.in_torch import InTorch
 from vitrail.runtime.plan import BUILDS
 
 OPENVINO = _way("openvino:fp32")
@@ -89,6 +90,43 @@ def test_nothing_is_kept_before_it_was_checked(tmp_path: Path, monkeypatch: pyte
     assert not list((tmp_path / BUILDS).iterdir())
 
 
+def test_a_build_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, int8 = _model(PLAIN), _pictures(PLAIN, 8), _way("openvino:int8")
+    engine(model, int8, images, tmp_path)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "build", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine(model, int8, images * 2, tmp_path)
+        engine(model, int8, None, tmp_path)
+    engine(model, int8, images * 2, tmp_path)
+    assert len(list((tmp_path / BUILDS).iterdir())) == 1
+
+
+def test_batches_that_a_build_was_not_checked_in_are_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[int]]] = []
+    usual = engines.check
+
+    def follow(made: Any, module: Any, runtime: Any, pictures: Tensor, sizes: Any) -> None:
+        seen.append((runtime.name, list(sizes)))
+        usual(made, module, runtime, pictures, sizes)
+
+    monkeypatch.setattr(engines, "check", follow)
+    model = _model(PLAIN)
+    for way, size in (("fp32", 4), ("fp32", 4), ("fp32", 8), ("fp32", 8), ("bf16", 8), ("bf16", 8)):
+        engine(model, _way(f"openvino:{way}", batch_size=size), _pictures(PLAIN, 8), tmp_path)
+    assert [sizes for _, sizes in seen] == [[1, 4], [8], [1, 8]]
+    assert len(list((tmp_path / BUILDS).iterdir())) == 1, "fp32 and bf16 are two ways to run one graph"
+    monkeypatch.setitem(engines.BOUNDS, "fp32", 0.0)
+    with pytest.raises(Rejected, match="in batches of 2"):
+        engine(model, _way("openvino:fp32", batch_size=2), _pictures(PLAIN, 8), tmp_path)
+
+
 def test_of_two_that_build_the_second_takes_what_the_first_has_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +180,21 @@ def test_what_killed_processes_left_is_cleared(tmp_path: Path, built: list[Path]
     engine(model, OPENVINO, None, tmp_path)
     assert not old.exists()
     assert young.is_dir(), "which another process may be building in"
+
+
+@pytest.mark.parametrize("way", ["onnx:fp32", "openvino:fp32", "compiled:fp32"])
+def test_a_library_that_fails_at_the_first_batch_is_a_sentence(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("Compiling\nfatal error: Python.h: no such file\nSet A_VARIABLE=1 to hear more")
+
+    for made in (onnxruntime.ONNXRuntime, openvino.OpenVINO, InTorch):
+        monkeypatch.setattr(made, "_features", failing)
+    words = rf"{way} does not run this model \(fatal error: Python.h: no such file\): choose another way"
+    with pytest.raises(UserError, match=words):
+        engine(_model(PLAIN), _way(way), None, tmp_path)
+    assert not list(tmp_path.rglob("build.json"))
 
 
 @pytest.mark.parametrize("way", ["onnx:fp32", "openvino:fp32"])

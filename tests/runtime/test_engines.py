@@ -105,8 +105,13 @@ def test_eight_bits_are_near_and_ranges_need_pictures(tmp_path: Path) -> None:
             lambda found: torch.cat([found[:1] * -0.9, found[1:]]) if len(found) > 1 else found,
             r"for a picture that are 1\.9",
         ),
+        (
+            "openvino:int8",
+            lambda found: torch.cat([found[:-1], found[-1:] * 0]) if len(found) > 1 else found,
+            r"for a picture that are 1 .* more than the 0\.75",
+        ),
     ],
-    ids=["a little off", "no numbers", "single pictures", "full batches", "one picture of many"],
+    ids=["a little off", "no numbers", "single pictures", "full batches", "one picture of many", "one of nothing"],
 )
 def test_a_backend_that_is_wrong_on_this_machine_is_rejected(
     way: str, fault: Callable[[Tensor], Tensor], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +121,20 @@ def test_a_backend_that_is_wrong_on_this_machine_is_rejected(
     with pytest.raises(Rejected, match=words):
         engine(_model(PLAIN), _way(way), _pictures(PLAIN, 8), tmp_path)
     assert not list((tmp_path / BUILDS).iterdir()), "nothing wrong is kept"
+
+
+def test_a_picture_that_got_anothers_features_is_rejected_where_tokens_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = openvino.OpenVINO._features
+
+    def swapped(self: Any, images: Tensor) -> Tensor:
+        found = usual(self, images)
+        return torch.cat([found[:1].roll(1, dims=-1) if len(found) > 1 else found[:1], found[1:]])
+
+    monkeypatch.setattr(openvino.OpenVINO, "_features", swapped)
+    with pytest.raises(Rejected, match="for a picture"):
+        engine(_model(PLAIN), _way("openvino:int8", merging=(1, 0)), _pictures(PLAIN, 8), tmp_path)
 
 
 def test_where_eight_bits_are_too_few_sensitive_layers_keep_more(

@@ -72,6 +72,17 @@ def test_as_much_is_merged_as_is_allowed(machine: Fake, allowed: float) -> None:
     assert best.loss.points <= allowed
 
 
+def test_a_schedule_that_cannot_be_built_does_not_end_the_search() -> None:
+    machine = Fake([5] * len(WAYS), [0] * len(WAYS))
+
+    def speeds(ways: Sequence[Runtime]) -> dict[Runtime, float | str]:
+        return {**machine.speeds(ways), **{way: "It was rejected." for way in ways if sum(way.merging) > 10}}
+
+    tuner = Tuner(speeds, machine.loss, 3)
+    best = tuner.merged(tuner.plain(WAYS, REFERENCE, USUAL), reversed(SCHEDULES))
+    assert sum(best.runtime.merging) == 10
+
+
 @pytest.mark.parametrize(("gain", "wins"), [(1.05, False), (1.2, True)])
 def test_a_tie_changes_nothing(gain: float, wins: bool) -> None:
     other = replace(REFERENCE, batch_size=8)

@@ -142,6 +142,7 @@ def test_who_cannot_be_told_from_the_best_is_named() -> None:
         ({"methods": ("knn", "probe")}, "knn is no method to compare by"),
         ({"methods": ("auto",)}, "auto is no method to compare by"),
         ({"folds": 13}, "fewer than the 13 folds"),
+        ({"page": Path(__file__).parent}, "is a folder: name a file"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(

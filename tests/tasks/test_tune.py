@@ -64,6 +64,7 @@ def test_what_is_found_is_written_and_taken(
     assert len(list((model / "model" / BUILDS).iterdir())) >= 1
     loaded = vitrail.load(model)
     assert loaded.predictor.engine is not None
+    assert vitrail.load(model, device="cpu").predictor.engine is not None, "where it was tuned"
     again = loaded.predict(made[1])
     assert [one.labels[0][0] for one in again] == [one.labels[0][0] for one in plain]
     assert vitrail.load(model, runtime="eager").predictor.engine is None

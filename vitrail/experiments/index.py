@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitrail.analyze import canvas
+from vitrail.atomic import refuse_unwritable
 from vitrail.config import suggestion
 from vitrail.errors import UserError
 from vitrail.experiments import (
@@ -25,7 +26,7 @@ from vitrail.experiments.findings import Findings
 from vitrail.experiments.lab import SPLITS, Lab, on_own_accelerator
 from vitrail.experiments.pictures import look_at
 from vitrail.experiments.scale import ScaleName
-from vitrail.report.markdown import write_section
+from vitrail.report.markdown import refuse_page, write_section
 from vitrail.report.terminal import Show
 
 EXPERIMENTS: dict[str, Callable[[Lab, str, ScaleName, str], Findings]] = {
@@ -63,7 +64,7 @@ def reproduce(
         processes: runs made at a time.
 
     Raises:
-        UserError: there is no such experiment, the data do not fit it, or a run fails.
+        UserError: there is no such experiment, the data do not fit it, the page could not be written, or a run fails.
     """
     if name not in EXPERIMENTS:
         raise UserError(f"There is no experiment {name!r}{suggestion(name, EXPERIMENTS)}.")
@@ -72,6 +73,9 @@ def reproduce(
     root, folder = Path(data), Path(out)
     if not root.is_dir():
         raise UserError(f"{root} is no folder: name one of {{train,test}}/<class>/.")
+    refuse_unwritable(folder / SPLITS)
+    if page is not None:
+        refuse_page(Path(page))
     look_at(root.absolute(), folder / SPLITS / f"{root.absolute().name}.csv", show)
     lab = Lab(folder, root.absolute().parent, show, processes)
     command = f"vitrail reproduce {name} --data {root.name} --scale {scale}"

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vitrail.atomic import new_file
+from vitrail.atomic import new_file, refuse_unwritable
+from vitrail.errors import UserError
+
+
+def refuse_page(page: Path) -> None:
+    """Raise UserError when ``write_section`` could not write the page, so that long work is not done for nothing."""
+    if page.is_dir():
+        raise UserError(f"The page {page} is a folder: name a file, such as {page / 'evidence.md'}.")
+    refuse_unwritable(page)
 
 
 def write_section(page: Path, name: str, text: str, title: str = "Evidence") -> None:

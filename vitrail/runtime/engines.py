@@ -7,17 +7,18 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vitrail.atomic import new_folder
+from vitrail.atomic import new_file, new_folder
 from vitrail.cache import cache_dir
 from vitrail.cost import flops
 from vitrail.data.ahead import cores
@@ -36,8 +37,8 @@ from vitrail.weights.store import read_json, write_json
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.25}
 """Most that an engine's features may be from the model's own in fp32: mean over pictures of |a - b| / |b|."""
-WORST = 4.0
-"""Times as far as that, a single picture's may be."""
+WORST, FURTHEST = 4.0, 0.75
+"""Times as far as that, a single picture's may be, and how far at most: no features at all (1) are always too far."""
 MERGED = 3.0, 0.15
 """Times as far, or so much further, the less of the two, where tokens merge: which ones do turns on small differences,
 and another pair is no fault."""
@@ -113,44 +114,62 @@ def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, besid
             raise UserError("PyTorch runs no model in int8 here: take openvino:int8 or onnx:int8.")
         made = InTorch(module, runtime.precision, runtime.batch_size, runtime.threads, runtime.backend == "compiled")
         if runtime.backend == "compiled":
-            check(made, module, runtime, shown, [full])
+            with _in_words(runtime, "does not run this model"):
+                check(made, module, runtime, shown, [1, full])
         return made
     if runtime.backend == "onnx" and runtime.precision == "bf16":
         raise UserError("ONNX Runtime has no bf16 on a processor: take onnx:fp32, onnx:int8 or openvino:bf16.")
-    build = partial(_built, module, runtime, pictures, shown, _opener(runtime), [1, full])
+    job = _Job(module, runtime, pictures, shown, (1, full))
     if beside is not None:
-        return _kept(key(model, runtime), runtime, pictures, beside, build)
-    folder = Path(cache_dir()) / BUILDS / f"unkept-{os.getpid()}"
-    try:
-        return build(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return _kept(key(model, runtime), job, beside)
+    with tempfile.TemporaryDirectory(prefix="vitrail-build-") as folder:
+        return _built(job, Path(folder) / "build")
 
 
-def _kept(
-    name: str, runtime: Runtime, pictures: Tensor | None, beside: Path, build: Callable[[Path], Engine]
-) -> Engine:
+@dataclass(frozen=True)
+class _Job:
+    """What is built how, what its ranges are taken from, and what it is checked on in batches of which sizes."""
+
+    module: nn.Module
+    runtime: Runtime
+    pictures: Tensor | None
+    shown: Tensor
+    sizes: tuple[int, ...]
+
+
+def _kept(name: str, job: _Job, beside: Path) -> Engine:
     """A whole build from the model's folder or from the cache; where there is none, a new one."""
     roots = [beside / BUILDS, Path(cache_dir()) / BUILDS]
-    run = _opener(runtime)
     for root in roots:
-        if _whole(root / name, runtime, pictures):
+        if _whole(root / name, job):
             try:
-                return run(root / name)
+                return _taken(root / name, job)
             except UserError:
                 raise
             except Exception:  # a library may refuse what it wrote itself, and each has errors of its own for that
                 continue
     folder = (roots[0] if _writable(roots[0]) else roots[1]) / name
     left = folder.parent.glob(f".{name}.*.partial") if folder.parent.is_dir() else ()
-    for path in [folder, *(path for path in left if time.time() - path.stat().st_mtime > LEFT)]:
-        shutil.rmtree(path, ignore_errors=True)
-    try:
-        return build(folder)
-    except UserError:
-        if _whole(folder, runtime, pictures):  # another process was quicker
-            return run(folder)
-        raise
+    for path in left:
+        if time.time() - path.stat().st_mtime > LEFT:
+            shutil.rmtree(path, ignore_errors=True)
+    return _built(job, folder)
+
+
+def _taken(folder: Path, job: _Job) -> Engine:
+    """A build that is there, checked in batches that it was not given before."""
+    made, about = _opened(folder, job.runtime), read_json(folder / ABOUT)
+    new = [size for size in job.sizes if _checked(job.runtime, size) not in about["checked"]]
+    if new and not (_ranged(job.runtime) and job.pictures is None):  # ranges of pictures say nothing of noise
+        check(made, job.module, job.runtime, job.shown, new)
+        about["checked"] += [_checked(job.runtime, size) for size in new]
+        with suppress(UserError), new_file(folder / ABOUT) as path:  # where nothing can be written it is checked again
+            write_json(path, about)
+    return made
+
+
+def _checked(runtime: Runtime, size: int) -> str:
+    return f"{runtime.precision}, batches of {size}"
 
 
 def _writable(root: Path) -> bool:
@@ -158,23 +177,15 @@ def _writable(root: Path) -> bool:
     return where.is_dir() and os.access(where, os.W_OK)
 
 
-def _opener(runtime: Runtime) -> Callable[[Path], Engine]:
-    if runtime.backend == "onnx":
-        return lambda folder: onnxruntime.ONNXRuntime(folder, runtime.precision, runtime.batch_size, runtime.threads)
-    return lambda folder: openvino.OpenVINO(folder, runtime.precision, runtime.batch_size, runtime.threads)
+def _opened(folder: Path, runtime: Runtime) -> Engine:
+    made = onnxruntime.ONNXRuntime if runtime.backend == "onnx" else openvino.OpenVINO
+    return made(folder, runtime.precision, runtime.batch_size, runtime.threads)
 
 
-def _built(
-    module: nn.Module,
-    runtime: Runtime,
-    pictures: Tensor | None,
-    shown: Tensor,
-    run: Callable[[Path], Engine],
-    sizes: Sequence[int],
-    folder: Path,
-) -> Engine:
+def _built(job: _Job, folder: Path) -> Engine:
     """Build, check, and keep as ``folder``; where int8 is too coarse, again with its sensitive layers left out."""
-    ranges = pictures if _ranged(runtime) else None
+    runtime = job.runtime
+    ranges = job.pictures if _ranged(runtime) else None
     if _ranged(runtime) and ranges is None:
         raise UserError(
             f"{runtime.name} takes its ranges of numbers from pictures, and there is no build of it for this model on "
@@ -183,13 +194,19 @@ def _built(
     scopes = openvino.SENSITIVE if _ranged(runtime) else ("",)
     for scope in scopes:
         try:
-            with new_folder(folder) as inside:
-                _write(module, runtime, ranges, shown[:2], inside, scope)
-                check(run(inside), module, runtime, shown, sizes)
+            with new_folder(folder, replace=True) as inside:
+                with _in_words(runtime, "cannot be built for this model", inside):
+                    if runtime.backend == "onnx":
+                        onnxruntime.build(job.module, job.shown[:2], inside, runtime.precision == "int8")
+                    else:
+                        openvino.build(job.module, job.shown[:2], inside, ranges, scope)
+                with _in_words(runtime, "does not run this model"):
+                    check(_opened(inside, runtime), job.module, runtime, job.shown, job.sizes)
                 about = {"runtime": to_dict(runtime), "processor": processor(), "versions": versions()}
                 about |= {"sensitive": scope, "ranges": _digest(ranges), "files": _files(inside)}
+                about["checked"] = [_checked(runtime, size) for size in job.sizes]
                 write_json(inside / ABOUT, about)
-            return run(folder)
+            return _opened(folder, runtime)
         except Rejected:
             if scope == scopes[-1]:
                 raise
@@ -201,39 +218,34 @@ def _ranged(runtime: Runtime) -> bool:
     return (runtime.backend, runtime.precision) == ("openvino", "int8")
 
 
-def _write(
-    module: nn.Module, runtime: Runtime, ranges: Tensor | None, example: Tensor, inside: Path, sensitive: str
-) -> None:
+@contextmanager
+def _in_words(runtime: Runtime, what: str, inside: Path | None = None) -> Iterator[None]:
+    """Turn what a library raises, each has errors of its own, into a sentence; a full disk stays one."""
     try:
-        if runtime.backend == "onnx":
-            onnxruntime.build(module, example, inside, runtime.precision == "int8")
-        else:
-            openvino.build(module, example, inside, ranges, sensitive)
+        yield
     except (UserError, OSError, MemoryError):
         raise
-    except Exception as error:  # each library has its own for a model that it has no words for
-        if shutil.disk_usage(inside).free < 2**20:
+    except Exception as error:
+        if inside is not None and shutil.disk_usage(inside).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"{runtime.name} cannot be built for this model ({(lines or [type(error).__name__])[-1].strip()}): "
-            "choose another way to run it."
-        ) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        said = next((line for line in lines if "error: " in line), lines[-1])  # a compiler's, among all it was told
+        raise UserError(f"{runtime.name} {what} ({said}): choose another way to run it.") from error
 
 
-def _whole(folder: Path, runtime: Runtime, pictures: Tensor | None) -> bool:
+def _whole(folder: Path, job: _Job) -> bool:
     """Whether a build is there as it was written and, where there are pictures for its ranges, was made with them."""
     try:
         about = read_json(folder / ABOUT)
-        same = pictures is None or not _ranged(runtime) or about["ranges"] == _digest(pictures)
-        return bool(same and about["files"] == _files(folder))
+        same = job.pictures is None or not _ranged(job.runtime) or about["ranges"] == _digest(job.pictures)
+        return bool(same and about["files"] == _files(folder) and "checked" in about)
     except (UserError, OSError, KeyError):
         return False
 
 
 def _files(folder: Path) -> dict[str, str]:
     """The files of a build and their checksums."""
-    paths = sorted(path for path in folder.iterdir() if path.name != ABOUT)
+    paths = sorted(path for path in folder.iterdir() if path.name != ABOUT and path.suffix != ".partial")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -245,8 +257,8 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor, s
     """Hold an engine's features of ``CHECKED`` pictures against ``module``'s in eager fp32, in batches of ``sizes``.
 
     Raises:
-        Rejected: they are further away than ``BOUNDS`` says, a picture's further than ``WORST`` times as much, or
-            they are no numbers.
+        Rejected: they are further away than ``BOUNDS`` says, a picture's further than ``WORST`` and
+            ``FURTHEST``, or they are no numbers.
     """
     pictures = pictures[:CHECKED]
     with torch.inference_mode():
@@ -257,7 +269,8 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor, s
     for size in sizes:
         at = torch.arange(size) % len(pictures)
         apart = (made(pictures[at]) - truth[at]).norm(dim=-1) / truth[at].norm(dim=-1).clamp(min=1e-12)
-        for found, most, what in ((apart.mean(), bound, ""), (apart.max(), WORST * bound, " for a picture")):
+        single = min(WORST * bound, FURTHEST)
+        for found, most, what in ((apart.mean(), bound, ""), (apart.max(), single, " for a picture")):
             if not found <= most:
                 raise Rejected(
                     f"{runtime.name} gives features{what} that are {found:.2g} of their length from the model's own in "
@@ -268,11 +281,12 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor, s
 
 def key(model: Model, runtime: Runtime) -> str:
     """A name for all that a build depends on: the model, what is computed how, processor and libraries."""
+    numbers = "float" if runtime.backend == "openvino" and runtime.precision != "int8" else runtime.precision
     about = [
         RECIPE,
         to_dict(model.config),
         runtime.backend,
-        runtime.precision,
+        numbers,  # OpenVINO runs one graph in fp32 or bf16
         runtime.merging,
         processor(),
         versions(),
@@ -282,7 +296,7 @@ def key(model: Model, runtime: Runtime) -> str:
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return f"{runtime.backend}-{runtime.precision}-{digest.hexdigest()[:16]}"
+    return f"{runtime.backend}-{numbers}-{digest.hexdigest()[:16]}"
 
 
 def _noise(model: Model) -> Tensor:

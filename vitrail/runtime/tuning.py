@@ -126,8 +126,8 @@ class Tuner:
             runtime = replace(best.runtime, merging=merging)
             self._time([best.runtime, runtime])
             trial = self.judge(runtime)
-            if trial is None or trial.loss is None:
-                break
+            if trial is None or trial.loss is None:  # could not be had, or not in time
+                continue
             if trial.loss.points <= self.allowed:
                 return max(self.trials[best.runtime], trial, key=lambda one: one.speed)
         return self.trials[best.runtime]

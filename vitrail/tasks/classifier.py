@@ -165,7 +165,7 @@ def load(
             progress=progress,
         )
     classifier = Classifier(loaded, device)
-    as_stored = (size, heads, classes, device) == (None,) * 4
+    as_stored = (size, heads, classes) == (None,) * 3 and str(device or "cpu") == "cpu"
     if runtime is not None or as_stored:
         classifier.predictor = running(classifier.predictor, folder_of(source), runtime, show)
     return classifier

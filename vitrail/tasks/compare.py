@@ -19,7 +19,7 @@ from vitrail.data.sources import Dataset, Sample, open_dataset
 from vitrail.errors import UserError
 from vitrail.evaluate.folds import folds
 from vitrail.record import from_dict, to_dict
-from vitrail.report.markdown import write_section
+from vitrail.report.markdown import refuse_page, write_section
 from vitrail.report.terminal import Show
 from vitrail.settings import FinetuneSettings
 from vitrail.tasks.begun import unfinished
@@ -97,7 +97,7 @@ def compare(
             _settings(asked, model, method)  # a wrong name should not wait for the first training
     refuse_unwritable(folder / SETTINGS)
     if page is not None:
-        refuse_unwritable(Path(page))
+        refuse_page(Path(page))
     samples, places, classes = _pictures(asked, show)
     _claim(folder, asked)
     for fold in range(folds):

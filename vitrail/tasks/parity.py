@@ -88,7 +88,7 @@ def parity(
         UserError: a source cannot be loaded, the two are not of one shape, or the library is not installed.
     """
     size = None if resolution is None else parse_size(resolution)
-    first = load(a, size, heads, architecture=architecture, device="cpu", quiet=True)
+    first = load(a, size, heads, architecture=architecture, device="cpu", runtime="eager", quiet=True)
     dtype = torch.float64 if double else torch.float32
     batch = (_noise(first.card.architecture) if images is None else _pictures(first, images)).to(dtype)
     ours = outputs(first, batch)
@@ -96,7 +96,15 @@ def parity(
         with tempfile.TemporaryDirectory() as scratch:
             theirs = reference.outputs(b, a, first, Path(scratch), batch)
     else:
-        second = load(b, first.card.architecture.image_size, heads, architecture=architecture, device="cpu", quiet=True)
+        second = load(
+            b,
+            first.card.architecture.image_size,
+            heads,
+            architecture=architecture,
+            device="cpu",
+            runtime="eager",
+            quiet=True,
+        )
         theirs = outputs(second, batch)
     common = [name for name in ours if name in theirs]
     if not common or any(ours[name].shape != theirs[name].shape for name in common):

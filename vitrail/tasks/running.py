@@ -60,7 +60,7 @@ def with_engine(predictor: Predictor, folder: Path | None, runtime: Runtime) -> 
     if runtime.precision != "int8" and runtime == Runtime("eager", runtime.precision):
         return replace(predictor, bf16=runtime.precision == "bf16", engine=None)
     if predictor.device.type != "cpu":
-        raise UserError(f"{runtime.name} runs on a processor alone: leave out --device, or say --runtime eager.")
+        raise UserError(f"{runtime.name} runs on a processor alone: say --device cpu, or --runtime eager.")
     return replace(predictor, engine=engine(predictor.model, runtime, beside=folder))
 
 

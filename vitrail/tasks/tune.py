@@ -102,7 +102,7 @@ def tune(
     figure = Path(out) if out is not None else folder / "tune.png"
     canvas.refuse(figure)
     refuse_unwritable(folder / FILE)
-    classifier = load(model, device="cpu", quiet=quiet)
+    classifier = load(model, device="cpu", runtime="eager", quiet=quiet)
     pictures = read_pictures(classifier, data, show)
     work = Work(classifier, folder, pictures, show)
     pairs = sorted(
