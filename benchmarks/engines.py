@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,7 +165,7 @@ def _right(cell: dict[str, Any], what: str = "right") -> np.ndarray:
 
 
 def _plain(way: str) -> str:
-    return way.replace(":", "-").replace(", ", "-").replace(" % ", "-")
+    return re.sub(r"\W+", "-", way).strip("-")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vitrail.config import EncoderConfig, ViTConfig, variant
 from vitrail.cost import merged_flops, merged_tokens
 from vitrail.errors import UserError
-from vitrail.runtime.schedules import KINDS, LEVELS, Kind, schedule, search
+from vitrail.runtime.schedules import EVERY, KINDS, LEVELS, Kind, schedule, search
 
 TINY = variant("ViT-Ti/16")
 SHARES = st.floats(0, 1)
@@ -24,11 +24,16 @@ def _config(layers: int, rows: int, columns: int) -> ViTConfig:
 CONFIGS = st.builds(_config, st.integers(1, 14), st.integers(1, 8), st.integers(1, 8))
 
 
-@given(config=CONFIGS, shares=st.tuples(SHARES, SHARES).map(sorted), kind=st.sampled_from(KINDS))
+@given(
+    config=CONFIGS,
+    shares=st.tuples(SHARES, SHARES).map(sorted),
+    kind=st.sampled_from(KINDS),
+    every=st.integers(1, 5),
+)
 def test_any_schedule_fits_and_a_larger_share_leaves_no_layer_more(
-    config: ViTConfig, shares: list[float], kind: Kind
+    config: ViTConfig, shares: list[float], kind: Kind, every: int
 ) -> None:
-    less, more = (merged_tokens(config, schedule(config, share, kind)) for share in shares)
+    less, more = (merged_tokens(config, schedule(config, share, kind, every)) for share in shares)
     assert all(few <= many for few, many in zip(more, less, strict=True))
     assert config.sequence - more[-1] <= round(shares[1] * config.grid[0] * config.grid[1])
 
@@ -52,6 +57,9 @@ def test_schedules_of_tiny_16() -> None:
     assert schedule(TINY, 12 * 13 / 196) == (13,) * 12
     assert schedule(TINY, 78 / 196, "decreasing") == tuple(range(12, 0, -1))
     assert schedule(TINY, 80 / 196, "late") == (0,) * 4 + (10,) * 8
+    assert schedule(TINY, 12 * 13 / 196, every=3) == (39, 0, 0) * 4
+    assert schedule(TINY, 78 / 196, "decreasing", 3) == (33, 0, 0, 24, 0, 0, 15, 0, 0, 6, 0, 0)
+    assert schedule(TINY, 80 / 196, "late", 3) == (0, 0, 0, 20, 0, 0, 30, 0, 0, 30, 0, 0)
 
 
 def test_what_a_layer_cannot_merge_the_next_ones_do() -> None:
@@ -86,7 +94,7 @@ class Losses:
         return sum(weight * part**2 for weight, part in zip(self.weights, gone, strict=True))
 
 
-FAMILIES = [schedule(TINY, level / LEVELS, kind) for kind in KINDS for level in range(LEVELS + 1)]
+FAMILIES = [schedule(TINY, level / LEVELS, kind, EVERY) for kind in KINDS for level in range(LEVELS + 1)]
 WEIGHTS = st.lists(st.floats(0, 3), min_size=12, max_size=12)
 
 
@@ -110,9 +118,9 @@ def test_who_allows_more_gets_no_dearer_schedule(weights: list[float], pair: lis
 
 
 def test_a_family_that_cannot_win_is_asked_once() -> None:
-    early = Losses([9.0] * 4 + [0.0] * 8)  # whoever starts late loses next to nothing
+    early = Losses([9.0] * 3 + [0.0] * 9)  # whoever starts late loses next to nothing
     found = search(TINY, early, 0.5, ("late", "constant", "decreasing"))
-    assert found.best.merging == schedule(TINY, 1.0, "late")
+    assert found.best.merging == schedule(TINY, 1.0, "late", EVERY)
     assert len(found.tried) == 5 + 1 + 1
 
 
