@@ -52,7 +52,7 @@ def main(rounds: int = 15) -> None:
     medians = {name: round(statistics.median(times), 3) for name, times in seconds.items()}
     for name, median in medians.items():
         print(f"{name:<28}{median:.3f} s")
-    rows = [[f"`{name}`", f"{median:.2f}"] for name, median in medians.items()]
+    rows = [[name, f"{median:.2f}"] for name, median in medians.items()]
     publish("startup", table(["a process", "seconds"], rows), record("startup", medians))
 
 
