@@ -18,9 +18,6 @@ Kind = Literal["constant", "decreasing", "late"]
 2210.09461's); as many in every layer but the first third."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-EVERY = 3
-"""Layers of which one merges what is due in all of them: a matching takes as long for one pair as for all, and on a
-fast processor a dozen take longer than what they save."""
 LEVELS = 32
 """Steps in which the share of merged patches is searched."""
 
@@ -33,7 +30,8 @@ def schedule(config: ViTConfig, share: float, kind: Kind = "constant", every: in
     has more tokens.
 
     Args:
-        every: the first of so many layers merges what is due in all of them.
+        every: the first of so many layers merges what is due in all of them: a matching takes as long for one pair as
+            for all. Of as many patches gone that is the faster way, but pairs are less alike, and more is lost.
 
     Raises:
         UserError: ``share`` is not between 0 and 1.
@@ -80,8 +78,6 @@ def search(
 ) -> Found:
     """The schedule with the fewest FLOPs that loses at most ``allowed``, by bisection along each family.
 
-    One of ``EVERY`` layers merges, so that all schedules that merge at all spend as much on finding pairs.
-
     Of a family only schedules cheaper than the best so far are tried, the dearest of them first: a family
     that loses too much there is given up. This takes losses to grow with the share that is merged; where a noisy
     loss does not, what is found may not be the cheapest, but it was evaluated and is within ``allowed``. Without
@@ -96,7 +92,7 @@ def search(
     best = none
     tried: list[Trial] = []
     for kind in kinds:
-        family = [schedule(config, level / LEVELS, kind, EVERY) for level in range(1, LEVELS + 1)]
+        family = [schedule(config, level / LEVELS, kind) for level in range(1, LEVELS + 1)]
         cheaper = [merging for merging in dict.fromkeys(family) if merged_flops(config, merging) < best.flops]
         low, high = 0, len(cheaper)  # those below low are within what is allowed, those from high on are not
         while low < high:
