@@ -174,7 +174,7 @@ class Work:
         for runtime in ways:
             quick = runtime.backend == "eager" or runtime in self.engines
             if time.monotonic() > self.until and not quick:
-                found[runtime] = "it was not built, for the time was over; more --minutes would see it."
+                found[runtime] = "it was not tried, for the time was over; more --minutes would see it."
                 continue
             try:
                 made = self.engine(runtime)
