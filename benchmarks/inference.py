@@ -234,7 +234,8 @@ def tables(cells: list[str], name: str) -> str:
         for name in measured[cells[0]]["limits"]
     ]
     own = {cell: ratios(found[cell]) for cell in cells}
-    compared = [[name, *(f"{own[cell][name]:.2f}" for cell in cells)] for name in own[cells[0]]]
+    told = list(dict.fromkeys(name for one in own.values() for name in one))
+    compared = [[name, *(f"{own[cell].get(name, float('nan')):.2f}" for cell in cells)] for name in told]
     return "\n\n".join(
         [
             table(["", *head], speeds),

@@ -15,7 +15,8 @@ preprocessing alone, one thread, images a second of processor time, also of phot
 Every model is a file in ``results/predict/``, as is decoding; what is not measured again stays.
 
 Aims, written down before: predict at least 95 % of the model's speed, 3 x transformers, 2.5 x timm. About an hour and
-a half for ViT-B/16 and ViT-S/16 on two cores; ``--photos 16 --models ViT-Ti/16`` to see that it works.
+a half for ViT-B/16 and ViT-S/16 on two cores; ``--photos 16 --decoded 0 --models ViT-Ti/16`` to see
+that it works (remove that model's file afterwards).
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,39 @@ def everything(root: Path) -> dict[str, str | None]:
         path.relative_to(root).as_posix(): path.read_text() if path.is_file() else None
         for path in sorted(root.rglob("*"))
     }
+
+
+def test_a_folder_stays_until_another_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with suppress(KeyboardInterrupt), new_folder(tmp_path / "a", replace=True) as inside:
+        (inside / "new").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
+    with new_folder(tmp_path / "a", replace=True) as inside:
+        (inside / "new").touch()
+        shutil.rmtree(tmp_path / "a")  # another process is replacing it
+    with new_folder(tmp_path / "a", replace=True) as inside:
+        (inside / "newer").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "newer"]
+
+
+def test_a_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    usual = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise KeyboardInterrupt
+        return usual(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a", replace=True) as inside:
+        (inside / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
 
 
 def test_a_file_appears_at_the_end_only(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vitrail.errors import UserError
@@ -63,6 +63,7 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     if not replace:
         refuse_existing(path)
     beside: Path | None = None
+    before: Path | None = None
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +75,21 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         with explained(path):
             _make_ordinary(beside)
             _flush_all(beside)
-            if path.is_dir():  # rename onto an empty one is what only POSIX allows
-                shutil.rmtree(path) if replace else path.rmdir()
+            if replace and path.is_dir():
+                before = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+                with suppress(FileNotFoundError):  # another process replaces it too
+                    path.rename(before / path.name)
+            elif path.is_dir():  # an empty folder: rename onto it is what only POSIX allows
+                path.rmdir()
             beside.rename(path)
             _flush(path.parent)
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if before is not None and not path.exists():  # stopped between the two
+            with suppress(OSError):
+                (before / path.name).rename(path)
+        for left in (beside, before):
+            if left is not None:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def move_into(folder: Path, beside: Path, last: str) -> None:

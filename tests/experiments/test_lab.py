@@ -28,6 +28,7 @@ from vitrail.settings import PretrainSettings
 from vitrail.tasks.noisy_student import NOISE, PseudoLabels
 from vitrail.tasks.pretrain_plan import arguments_of, policy_of, training_of
 from vitrail.train.lock import Busy, locked
+from vitrail.train.loop import Diverged
 
 MODEL = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
 SETTINGS: dict[str, Any] = {
@@ -166,6 +167,20 @@ def test_a_rate_is_searched_until_the_best_is_between_two_others(
     found = _lab(tmp_path, data).searched(_run(), (3e-4, 1e-3, 3e-3))
     assert sorted(asked) == pytest.approx(tried)
     assert found.settings["learning_rate"] == min(tried, key=lambda rate: abs(np.log(best / rate)))
+
+
+def test_a_rate_that_diverges_is_not_the_best(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def results(self: Lab, runs: list[Run]) -> list[Result]:
+        rates = [run.settings["learning_rate"] for run in runs]
+        if max(rates) > 5e-3:
+            raise Diverged("The loss became nan.")
+        return [Result({}, 0.0, 0.0, 0, 0.0, 0, 0, search_accuracy=rate) for rate in rates]
+
+    monkeypatch.setattr(Lab, "results", results)
+    there = _lab(tmp_path, data)
+    assert there.searched(_run(), (3e-4, 1e-3, 3e-3)).settings["learning_rate"] == 3e-3
+    with pytest.raises(UserError, match="became nan"):  # of a run that is no search
+        there.result(_run())
 
 
 def test_a_default_that_decides_results_is_part_of_every_name() -> None:

@@ -13,6 +13,7 @@ from vitrail.errors import UserError
 from vitrail.experiments import data_scale, index, masking, noisy_student
 from vitrail.experiments.lab import CELLS, SPLITS
 from vitrail.experiments.pictures import look_at
+from vitrail.report.markdown import refuse_page
 from vitrail.report.terminal import Show
 
 
@@ -80,6 +81,7 @@ def test_a_page_that_cannot_be_written_is_said_before_anything_is_trained(own: P
     for page, words in ((own, "is a folder: name a file"), (own.parent / "a file" / "page.md", "cannot be written")):
         with pytest.raises(UserError, match=words):
             index.reproduce("patch-size", own, own.parent / "out", page=page, quiet=True)
+    refuse_page(Path("a" * 300 + ".md"))  # is explained when it is written
     assert not (own.parent / "out").exists()
 
 

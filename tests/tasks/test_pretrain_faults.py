@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def test_a_run_of_another_config_says_which_field(
 def test_a_tuple_is_the_list_that_it_was_kept_as(tmp_path: Path) -> None:
     kept = PretrainSettings("photos", "mae", tuning={"betas": [0.9, 0.95]})
     pretrain_folder.compare(tmp_path, kept, {"tuning": {"betas": (0.9, 0.95)}})
+    pretrain_folder.compare(tmp_path, replace(kept, dropout=0.0), {"dropout": 0})
     with pytest.raises(UserError, match="was begun with tuning"):
         pretrain_folder.compare(tmp_path, kept, {"tuning": {"betas": (0.9, 0.99)}})
 

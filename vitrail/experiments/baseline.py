@@ -19,7 +19,7 @@ RESNETS: dict[ScaleName, str] = {"small": "R1-1-1x0.5", "medium": "R26", "paper"
 """Small: as many parameters as the ViT has, for two and a half times the work."""
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that are searched among, and beyond while the best is the lowest or the highest."""
-AMONG = f"{', '.join(f'{rate:g}' for rate in RATES)} and beyond while the best is at an end"
+AMONG = f"{', '.join(f'{rate:g}' for rate in RATES)} and, while the best is at an end, up to three beyond"
 SEARCHED_AT = 0.25
 """Of the usual steps, or of what they cost, for a search on all pictures."""
 

@@ -37,6 +37,7 @@ from vitrail.tasks.fitting import classify
 from vitrail.tasks.noisy_student import PseudoLabels, label
 from vitrail.tasks.pretrain import pretrain
 from vitrail.train.lock import Busy, locked
+from vitrail.train.loop import Diverged
 
 CELLS, RUNS, SPLITS = "cells", "runs", "splits"
 Label = TypeVar("Label", bound=Hashable)
@@ -101,13 +102,23 @@ class Lab:
         tried = {label: sorted(rates) for label in runs}
         for wider in range(WIDER + 1):
             ways = {label: [run.but(learning_rate=rate) for rate in tried[label]] for label, run in runs.items()}
-            found = self.table(ways)
-            best = {
-                label: int(np.argmax([result.search_accuracy or 0.0 for result in own])) for label, own in found.items()
-            }
+            best = {label: int(np.argmax(scores)) for label, scores in self._scores(ways).items()}
             if wider < WIDER and len(rates) > 2:
                 tried = {label: _wider(own, best[label]) for label, own in tried.items()}
         return {label: own[best[label]] for label, own in ways.items()}
+
+    def _scores(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[float]]:
+        """Accuracies on the pictures that settings are searched by; 0 of a run that diverges."""
+        with suppress(Diverged):
+            return {label: [result.search_accuracy or 0.0 for result in own] for label, own in self.table(runs).items()}
+        return {label: [self._score(run) for run in own] for label, own in runs.items()}
+
+    def _score(self, run: Run) -> float:
+        try:
+            return self.result(run).search_accuracy or 0.0
+        except Diverged as error:
+            self.show.say(f"{run.key} at {run.settings['learning_rate']:g} is left out of the search: {error}")
+            return 0.0
 
     def measured(self, run: Run, what: str, measure: Callable[[Classifier], Mapping[str, float]]) -> dict[str, float]:
         """Numbers that are measured on a run's model, once; a file beside its cell.

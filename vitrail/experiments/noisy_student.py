@@ -17,7 +17,7 @@ from vitrail.tasks.noisy_student import NOISE
 PICTURES: dict[ScaleName, tuple[int, int]] = {"small": (200, 2000), "medium": (200, 2000), "paper": (130, 520)}
 """Of each class, with labels and without; of ImageNet's smallest class that is a fifth and the rest."""
 SHORT = 4
-"""A teacher takes the usual steps divided by this, a student all of them: it sees eleven times as many pictures."""
+"""A teacher takes the usual steps divided by this, a student all of them: it has more pictures to learn from."""
 PATHS = {"dropout": 0.1, "drop_path": 0.1}
 """Noise in a Transformer student (1911.04252, section 3.1, has 0.5 and 0.2 for a far larger CNN); a CNN has none."""
 TEACHER, LONG, STUDENT = "teacher", "trained as long on the labels", "student"

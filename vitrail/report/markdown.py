@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from vitrail.errors import UserError
 
 def refuse_page(page: Path) -> None:
     """Raise UserError when ``write_section`` could not write the page, so that long work is not done for nothing."""
-    if page.is_dir():
+    if os.path.isdir(page):  # where Path.is_dir would raise for a name that is too long
         raise UserError(f"The page {page} is a folder: name a file, such as {page / 'evidence.md'}.")
     refuse_unwritable(page)
 

@@ -153,7 +153,14 @@ def _kept(name: str, job: _Job, beside: Path) -> Engine:
     for path in left:
         if time.time() - path.stat().st_mtime > LEFT:
             shutil.rmtree(path, ignore_errors=True)
-    return _built(job, folder)
+    try:
+        return _built(job, folder)
+    except Rejected:
+        raise
+    except (UserError, OSError):
+        if _whole(folder, job):  # another process was quicker
+            return _taken(folder, job)
+        raise
 
 
 def _taken(folder: Path, job: _Job) -> Engine:
@@ -206,7 +213,8 @@ def _built(job: _Job, folder: Path) -> Engine:
                 about |= {"sensitive": scope, "ranges": _digest(ranges), "files": _files(inside)}
                 about["checked"] = [_checked(runtime, size) for size in job.sizes]
                 write_json(inside / ABOUT, about)
-            return _opened(folder, runtime)
+            with _in_words(runtime, "does not run this model"):
+                return _opened(folder, runtime)
         except Rejected:
             if scope == scopes[-1]:
                 raise

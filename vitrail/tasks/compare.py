@@ -265,8 +265,8 @@ def _claim(folder: Path, asked: Asked, pictures: str) -> None:
                 )
         if before.get(PICTURES) != pictures:
             raise UserError(
-                f"{folder} was made of other pictures or labels than {asked.data} has now: put those back, or choose "
-                "another --out for these."
+                f"{folder} was made of other pictures or labels than {asked.data} has now, or by an earlier version: "
+                "put those back, or choose another --out for these."
             )
         return
     for name in (CELLS, RUNS):

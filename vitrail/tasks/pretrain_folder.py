@@ -125,9 +125,9 @@ def compare(folder: Path, begun: PretrainSettings, asked: Mapping[str, Any]) -> 
             )
 
 
-def _as_kept(value: Any) -> str:
-    """As JSON, where a tuple inside is a list."""
-    return json.dumps(value, sort_keys=True, default=str)
+def _as_kept(value: Any) -> Any:
+    """As JSON gives it back, where a tuple inside is a list."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _usual(value: Any) -> str:

@@ -186,6 +186,10 @@ def _settle(state: State, settings: TrainSettings, run: Run, evaluate: Evaluate 
     run.settle(state, urgent=best or state.ended(settings))
 
 
+class Diverged(UserError):
+    """The loss became no number, or leapt, and training does not go on by itself."""
+
+
 def _lost(state: State, settings: TrainSettings, run: Run, cause: str, rate: float) -> None:
     """Go back, or stop with a sentence."""
     if settings.on_spike == "rollback":
@@ -193,7 +197,7 @@ def _lost(state: State, settings: TrainSettings, run: Run, cause: str, rate: flo
             run.roll_back(state, cause)
         return
     kept = f" The checkpoints in {run.folder} are from before." if run.folder is not None else ""
-    raise UserError(
+    raise Diverged(
         f"{cause[0].upper()}{cause[1:]} at step {state.step + 1}: lower the learning rate ({rate:.1e} there).{kept}"
     )
 
