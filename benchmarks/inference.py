@@ -9,8 +9,8 @@ each as its users would have it:
 - OpenVINO on timm's model: fp32, bf16, and int8 by nncf (transformer preset), the rest in bf16
 
 Vitrail's are the engines of ``vitrail tune``, and int8 with tokens merged: a quarter, half or three quarters of the
-patches gone at the end, most of them early, in every third layer (before that was seen to be faster, in every layer,
-there also as many in each, ``constant``; with AVX-512 alone it is measured so). Medians over
+patches gone at the end, most of them early, in every third layer, or in every layer, there as many in each
+(``constant``) or most in the first (``decreasing``): with AMX the former is measured, with AVX-512 the latter. Medians over
 ``ROUNDS`` turns in which every way is timed once. The speed of products of 2048 x 2048 in fp32 and bf16 and of copying
 256 MiB, measured in the same run, stand beside.
 
@@ -59,8 +59,10 @@ from vitrail.weights.timm import rules
 MODELS = {"B/16": "base", "S/16": "small", "Ti/16": "tiny"}
 BATCHES = (1, 8, 32)
 ROUNDS, SECONDS = 5, 0.5
+SHARES = (0.25, 0.5, 0.75)
 MERGED: dict[str, tuple[float, Kind, int]] = {
-    f"{100 * share:g} %": (share, "decreasing", 3) for share in (0.25, 0.5, 0.75)
+    **{f"{100 * share:g} %": (share, "decreasing", 3) for share in SHARES},
+    **{f"{kind} {100 * share:g} %": (share, kind, 1) for kind in ("constant", "decreasing") for share in SHARES},
 }
 """How much is merged, and where: arguments of ``schedule``."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
