@@ -151,8 +151,9 @@ def _kept(name: str, job: _Job, beside: Path) -> Engine:
     folder = (roots[0] if _writable(roots[0]) else roots[1]) / name
     left = folder.parent.glob(f".{name}.*.partial") if folder.parent.is_dir() else ()
     for path in left:
-        if time.time() - path.stat().st_mtime > LEFT:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # whoever was building there has finished meanwhile
+            if time.time() - path.stat().st_mtime > LEFT:
+                shutil.rmtree(path, ignore_errors=True)
     try:
         return _built(job, folder)
     except Rejected:
