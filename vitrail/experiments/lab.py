@@ -100,11 +100,13 @@ class Lab:
         at most.
         """
         tried = {label: sorted(rates) for label in runs}
-        for wider in range(WIDER + 1):
+        for further in reversed(range(WIDER + 1)):
             ways = {label: [run.but(learning_rate=rate) for rate in tried[label]] for label, run in runs.items()}
             best = {label: int(np.argmax(scores)) for label, scores in self._scores(ways).items()}
-            if wider < WIDER and len(rates) > 2:
-                tried = {label: _wider(own, best[label]) for label, own in tried.items()}
+            wider = {label: _wider(own, best[label]) for label, own in tried.items()} if len(rates) > 2 else tried
+            if not further or wider == tried:
+                break
+            tried = wider
         return {label: own[best[label]] for label, own in ways.items()}
 
     def _scores(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[float]]:
