@@ -45,6 +45,8 @@ POINTS = 100
 """Of a loss curve that is kept."""
 WIDER = 3
 """Rates beyond those that are searched among, at most."""
+STILL = 100
+"""Times the median step, beyond which a process was not at work."""
 POLL = 1.0
 """Seconds between two looks at what others are making."""
 
@@ -333,9 +335,11 @@ def _curve(trained: Path) -> list[list[float]]:
 
 
 def _minutes(trained: Path) -> float:
-    """Of its training steps."""
+    """Of its training steps; one in which the machine slept, or that waited for the compiler, counts as the others."""
     lines = (trained / "training" / "timing.jsonl").read_text().splitlines()
-    return sum(float(json.loads(line).get("seconds", 0.0)) for line in lines) / 60
+    seconds = [float(line["seconds"]) for line in map(json.loads, lines) if "seconds" in line]
+    usual = statistics.median(seconds)
+    return sum(usual if one > STILL * usual else one for one in seconds) / 60
 
 
 def _result(path: Path) -> Result:
