@@ -375,3 +375,11 @@ def test_ctrl_c_ends_the_processes_too(data: Path, tmp_path: Path) -> None:
     for claim in (tmp_path / "runs").glob("*.claim"):
         with locked(claim):  # nobody makes it any more
             pass
+
+
+def test_a_night_that_a_machine_slept_through_is_no_minutes_of_training(tmp_path: Path) -> None:
+    timing = tmp_path / "training" / "timing.jsonl"
+    timing.parent.mkdir()
+    steps = [0.5] * 59 + [8 * 3600.0]
+    timing.write_text("".join(json.dumps({"step": at, "seconds": own}) + "\n" for at, own in enumerate(steps, 1)))
+    assert lab._minutes(tmp_path) == pytest.approx(0.5)

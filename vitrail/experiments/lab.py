@@ -45,6 +45,8 @@ POINTS = 100
 """Of a loss curve that is kept."""
 WIDER = 3
 """Rates beyond those that are searched among, at most."""
+STILL = 100
+"""Times the median step, beyond which a process was not at work."""
 POLL = 1.0
 """Seconds between two looks at what others are making."""
 
@@ -100,11 +102,13 @@ class Lab:
         at most.
         """
         tried = {label: sorted(rates) for label in runs}
-        for wider in range(WIDER + 1):
+        for further in reversed(range(WIDER + 1)):
             ways = {label: [run.but(learning_rate=rate) for rate in tried[label]] for label, run in runs.items()}
             best = {label: int(np.argmax(scores)) for label, scores in self._scores(ways).items()}
-            if wider < WIDER and len(rates) > 2:
-                tried = {label: _wider(own, best[label]) for label, own in tried.items()}
+            wider = {label: _wider(own, best[label]) for label, own in tried.items()} if len(rates) > 2 else tried
+            if not further or wider == tried:
+                break
+            tried = wider
         return {label: own[best[label]] for label, own in ways.items()}
 
     def _scores(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[float]]:
@@ -331,9 +335,11 @@ def _curve(trained: Path) -> list[list[float]]:
 
 
 def _minutes(trained: Path) -> float:
-    """Of its training steps."""
+    """Of its training steps; one in which the machine slept, or that waited for the compiler, counts as the others."""
     lines = (trained / "training" / "timing.jsonl").read_text().splitlines()
-    return sum(float(json.loads(line).get("seconds", 0.0)) for line in lines) / 60
+    seconds = [float(line["seconds"]) for line in map(json.loads, lines) if "seconds" in line]
+    usual = statistics.median(seconds)
+    return sum(usual if one > STILL * usual else one for one in seconds) / 60
 
 
 def _result(path: Path) -> Result:

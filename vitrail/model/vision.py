@@ -134,7 +134,8 @@ class VisionTransformer(nn.Module):
         if kept is not None:
             position = Visible(position, kept, len(self.config.tokens), x.shape[1])
             x = picked(x, kept)  # (B, n, D)
-        outputs: tuple[Tensor, ...] = self.encoder(self.prepend(x), position, last, trace, read)
+        x = self.prepend(x)  # the embeddings themselves are not needed, nor kept, while the encoder works
+        outputs: tuple[Tensor, ...] = self.encoder(x, position, last, trace, read)
         return outputs
 
     def prepend(self, x: Tensor) -> Tensor:
