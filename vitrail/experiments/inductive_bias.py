@@ -206,8 +206,8 @@ def findings(
                 f"{USUAL}, random less trained: {_signed(learned)}",
             ),
             Verdict(
-                "Why, added when that was seen: it begins with its own patch; of the rest, a trained ViT's last layer is "
-                "more local",
+                "Why, added when that was seen: it begins with its own patch; of the rest, a trained ViT's last layer "
+                "is more local",
                 above(beyond),
                 f"{USUAL}: the patch itself has {_plain(_each(looked, 'random, own share'))} of the energy at random, "
                 f"{_plain(_each(looked, 'trained, own share'))} trained; spread of the rest, random less trained: "
