@@ -125,6 +125,7 @@ def test_radii_of_known_energies() -> None:
     assert found.radius(0.9)[1] == 30
     assert found.own_share() == pytest.approx([1 / 101**2, 0.6])
     assert found.spread()[1] == pytest.approx(30 * math.sqrt(0.4))
+    assert found.spread_beyond()[1] == pytest.approx(30)
     assert found.spread()[0] == pytest.approx(found.uniform_spread()[0])
     assert found.uniform_spread()[1] == pytest.approx(math.sqrt((101**2 - 1) / 6))  # of 101 steps, twice
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -236,6 +237,19 @@ def test_nothing_is_kept() -> None:
     assert len(alive) == 6
     assert not any(reference() is not None for reference in alive)
     assert before == {name: set(vars(module)) for name, module in model.named_modules()}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before Python 3.11 whoever calls holds what he gave")
+def test_embeddings_are_let_go_before_the_encoder_works() -> None:
+    """Of the tokens before the encoder one copy is alive while it works, not that without the class token too."""
+    model = trained(TOY).eval()
+    embedded: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    model.patches.register_forward_hook(lambda module, given, made: embedded.append(weakref.ref(made)))
+    model.encoder.register_forward_pre_hook(lambda module, given: alive.append(embedded[0]() is not None))
+    with torch.no_grad():
+        model(images_of(TOY))
+    assert alive == [False]
 
 
 # --- dropout and stochastic depth ---

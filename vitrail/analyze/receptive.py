@@ -71,14 +71,27 @@ class ReceptiveField(Finding):
         found: Array = np.sqrt((self._distances() ** 2).mean(axis=(1, 2)))
         return found
 
+    def spread_beyond(self) -> Array:
+        """(L,): ``spread`` of the energy on pixels outside the cell alone; nan where there is none."""
+        beyond = self.energy * ~self._own()
+        total = beyond.sum(axis=(1, 2))
+        there = np.where(total > 0, total, np.nan)
+        found: Array = np.sqrt((beyond * self._distances() ** 2).sum(axis=(1, 2)) / there)
+        return found
+
     def own_share(self) -> Array:
         """(L,): share of the energy on pixels of the cell itself."""
+        inside: Array = (self.energy * self._own()).sum(axis=(1, 2))
+        return inside
+
+    def _own(self) -> Array:
+        """(L, H, W): whether a pixel is the cell's own."""
         down, across = self._offsets()
         half = self.cells / 2
         rows = (-half[:, :1] <= down) & (down < half[:, :1])  # (L, H)
         columns = (-half[:, 1:] <= across) & (across < half[:, 1:])  # (L, W)
-        inside: Array = np.einsum("lhw,lh,lw->l", self.energy, rows, columns)
-        return inside
+        own: Array = rows[:, :, None] & columns[:, None, :]
+        return own
 
     def table(self) -> dict[str, Array]:
         """A row for each layer."""

@@ -65,7 +65,9 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         name: [lab.measured(run, why, partial(moved, patch=patch, pictures=shown)) for run in own]
         for name, own in runs.items()
     }
-    return findings(measured, apart, results, data, command)
+    beyond = f"inductive-bias-beyond-{LOOKED_AT}"
+    looked = [lab.measured(run, beyond, partial(own_and_beyond, seed=run.seed, pictures=shown)) for run in runs[USUAL]]
+    return findings(measured, apart, looked, results, data, command)
 
 
 def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[str, float]:
@@ -74,6 +76,19 @@ def both(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[st
     fresh = build(card.architecture, seed)
     found = {f"trained, {name}": value for name, value in _measured(classifier.model, card, pictures).items()}
     return found | {f"random, {name}": value for name, value in _measured(fresh, card, pictures).items()}
+
+
+def own_and_beyond(classifier: Classifier, seed: int, pictures: Sequence[Path]) -> dict[str, float]:
+    """Of the last layer's receptive field, as a model begins and as it ends: its own patch's share, and the rest."""
+    card = classifier.card
+    size = card.architecture.image_size
+    images = _larger(card, size, round(SHIFT * size[0]), pictures[:LOOKED_AT])
+    found: dict[str, float] = {}
+    for when, model in (("random", build(card.architecture, seed)), ("trained", classifier.model)):
+        seen = receptive_field(feature_maps(model.cpu().eval()), images, size)
+        found[f"{when}, own share"] = float(seen.own_share()[-1])
+        found[f"{when}, spread beyond"] = float(seen.spread_beyond()[-1] / seen.uniform_spread()[-1])
+    return found
 
 
 def moved(classifier: Classifier, patch: int, pictures: Sequence[Path]) -> dict[str, float]:
@@ -114,11 +129,12 @@ def _measured(model: Model, card: ModelCard, pictures: Sequence[Path]) -> dict[s
 def findings(
     measured: Mapping[str, Sequence[Measures]],
     along: Mapping[str, Sequence[Measures]],
+    looked: Sequence[Measures],
     results: Mapping[str, Sequence[Result]],
     data: str,
     command: str,
 ) -> Findings:
-    """From the same seeds for each model: ``both`` and ``moved`` of each."""
+    """From the same seeds for each model: ``both`` and ``moved`` of each, ``own_and_beyond`` of the usual one."""
 
     def values(name: str, what: str) -> list[float]:
         return _each(measured[name], what)
@@ -131,6 +147,7 @@ def findings(
     ways = (f"{WHOLE}{INSIDE}", PART, f"{PART}{INSIDE}")
     why = {way: {name: difference(_each(along[name], way), _each(along[RESNET], way)) for name in vits} for way in ways}
     learned = difference(values(USUAL, "random, last spread"), values(USUAL, "trained, last spread"))
+    beyond = difference(_each(looked, "random, spread beyond"), _each(looked, "trained, spread beyond"))
     nearest, narrowest = min(apart, key=lambda name: apart[name].low), min(wider, key=lambda name: wider[name].low)
     return Findings(
         name="inductive-bias",
@@ -187,6 +204,14 @@ def findings(
                 "A ViT becomes more local as it learns (last layer)",
                 above(learned),
                 f"{USUAL}, random less trained: {_signed(learned)}",
+            ),
+            Verdict(
+                "Why, added when that was seen: it begins with its own patch; of the rest, a trained ViT's last layer "
+                "is more local",
+                above(beyond),
+                f"{USUAL}: the patch itself has {_plain(_each(looked, 'random, own share'))} of the energy at random, "
+                f"{_plain(_each(looked, 'trained, own share'))} trained; spread of the rest, random less trained: "
+                f"{_signed(beyond)}",
             ),
             *(
                 Verdict(
