@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vitrail.model.dropout import Dropout
 from vitrail.model.position import Relation
 
 KEPT = 640
@@ -97,7 +98,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for matrix in (*self.qkv.weight.data.chunk(3), self.out.weight):  # q, k and v are three matrices
             nn.init.xavier_uniform_(matrix)
         for bias in (self.qkv.bias, self.out.bias):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vitrail.config import EncoderConfig, MLPKind
 from vitrail.errors import UserError
 from vitrail.model.attention import Attention
+from vitrail.model.dropout import Dropout
 from vitrail.model.position import Position, Relation
 
 
@@ -44,7 +45,7 @@ class MLP(nn.Module):
         self.kind = kind
         self.fc1 = nn.Linear(width, 2 * hidden if kind == "swiglu" else hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.normal_(layer.bias, std=1e-6)
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         rates = torch.linspace(0.0, config.drop_path, config.layers, device="cpu").tolist()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
 
     def forward(

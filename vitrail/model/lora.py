@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import UserError
+from vitrail.model.dropout import Dropout
 from vitrail.model.vision import VisionTransformer
 from vitrail.parts import EncoderConfig, LoraConfig, Role
 
@@ -43,7 +44,7 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.matrices = tuple(matrices)
         self.config = config
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         adapted = [name for name, role in matrices.items() if role in config.roles]
         rows = linear.out_features // len(matrices)
         # Linear's own initialisation is the one wanted of A.
