@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +41,20 @@ def test_a_compiled_model_is_the_same_model() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert all(block._compiled_call_impl is not None for block in compiled.encoder.blocks)
     assert all(block._compiled_call_impl is None for block in copy.deepcopy(compiled).encoder.blocks)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_a_compiled_model_drops_what_it_would_drop() -> None:
+    eager = build(replace(CONFIG, encoder=replace(CONFIG.encoder, dropout=0.3)), seed=1).train()
+    compiled = copy.deepcopy(eager)
+    compile_blocks(compiled)
+    images, found = torch.randn(4, 3, 16, 24), []
+    for model in (eager, compiled):
+        torch.manual_seed(3)
+        found.append(_gradients(model, images))
+    assert len(found[0]) == len(found[1]) > 0
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["R14x0.5", "EfficientNet-B0"])

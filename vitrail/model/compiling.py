@@ -10,6 +10,7 @@ from torch import nn
 
 from vitrail.errors import UserError
 from vitrail.model.cnn import CNN
+from vitrail.model.dropout import Dropout, kept
 from vitrail.model.encoder import Block
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -40,5 +41,7 @@ def compile_blocks(module: nn.Module) -> None:
     # which by default gives up after eight; each is met in a whole and in a shorter batch.
     limit = torch._dynamo.config
     limit.recompile_limit = max(limit.recompile_limit, 4 * len(blocks))
+    # Inductor draws random numbers slowly; left alone, dropout is quick, and drops what it drops without the compiler.
+    Dropout.kept = staticmethod(torch.compiler.disable(kept))  # type: ignore[no-untyped-call]
     for block in blocks:
         block.compile(dynamic=False)
