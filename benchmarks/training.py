@@ -93,6 +93,8 @@ def main() -> None:
     """Time the shapes that are named, or all, print and record."""
     path = SPEEDS / f"{kind()}.json"
     findings: dict[str, Any] = json.loads(path.read_text())["findings"] if path.is_file() else {}
+    if unknown := set(sys.argv[1:]) - set(SHAPES):
+        sys.exit(f"No shape {', '.join(sorted(unknown))}: name one of {'; '.join(SHAPES)}.")
     for name in sys.argv[1:] or SHAPES:
         shape = SHAPES[name]
         ways = {

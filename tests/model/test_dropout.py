@@ -62,7 +62,7 @@ def test_evaluation_and_a_rate_of_nothing_change_nothing() -> None:
     assert Dropout(0.5).eval()(x) is x
     assert torch.equal(dropped(0.0, x), x)
     assert torch.equal(dropped(1.0, x), torch.zeros(7))
-    torch.testing.assert_close(dropped(0.1 / dropout.STEPS, x), x)
+    torch.testing.assert_close(dropped(0.1 / dropout.LEVELS, x), x)
 
 
 def test_a_strided_input_is_dropped_by_place() -> None:

@@ -7,15 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-STEPS = 2**16
-"""Shares that a rate is rounded to: 16 random bits a number."""
+LEVELS = 2**16
+"""A rate is rounded to one in so many: 16 random bits a number."""
 
 
 def kept(x: Tensor, cut: int) -> Tensor:
-    """For each number of x (...) 0, in ``cut`` cases of ``STEPS``, or what makes up for those: (...) of its dtype."""
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    whether = bits.view(torch.int16)[: x.numel()].view(x.shape).ge_(cut - STEPS // 2)
-    return whether.to(x.dtype).mul_(STEPS / (STEPS - cut))
+    """For each number of x (...) 0, in ``cut`` cases of ``LEVELS``, or what makes up for those: (...) of its dtype."""
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # (ceil(n / 4),) for n numbers
+    whether = bits.view(torch.int16)[: x.numel()].view(x.shape)  # (4 ceil(n / 4),) -> (n,) -> (...)
+    whether.ge_(cut - LEVELS // 2)  # 1 or 0
+    return whether.to(x.dtype).mul_(LEVELS / (LEVELS - cut))
 
 
 class Dropout(nn.Dropout):
@@ -29,7 +30,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...), what is kept scaled up so that the expectation stays."""
-        cut = round(self.p * STEPS)
-        if not self.training or x.device.type != "cpu" or not 0 < cut < STEPS:
+        cut = round(self.p * LEVELS)
+        if not self.training or x.device.type != "cpu" or not 0 < cut < LEVELS:
             return super().forward(x)
         return x * self.kept(x, cut)
