@@ -26,6 +26,7 @@ from vitrail.cli.pretrain import pretrain
 from vitrail.cli.recipes import recipes
 from vitrail.cli.report import report
 from vitrail.cli.reproduce import reproduce
+from vitrail.cli.serve import serve
 from vitrail.cli.show import show
 from vitrail.cli.suite import suite
 from vitrail.cli.tune import tune
@@ -57,6 +58,7 @@ for command in (
     suite,
     few_shot,
     tune,
+    serve,
 ):
     app.command()(command)
 

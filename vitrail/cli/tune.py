@@ -22,7 +22,7 @@ def tune(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find the fastest way to run a model here that keeps its accuracy; predict, evaluate and embed then take it."""
+    """Find the fastest way to run a model here that keeps its accuracy; whatever runs it then takes that."""
     from vitrail.tasks.tune import tune as task
 
     result = task(model, data, max_loss, minutes, merging, out, quiet)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vitrail.config import Interpolation, Preprocessing, Size
-from vitrail.data.read import Box, Extent, read_reduced
+from vitrail.data.read import Box, Extent, Picture, read_reduced
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -26,8 +25,8 @@ LONGEST = 16
 """A strip longer than this many times its width is cut to it first: enlarged whole, it could fill the memory."""
 
 
-def load(path: str | Path, how: Preprocessing, out: np.ndarray | None = None) -> torch.Tensor:
-    """A file -> what ``preprocess`` makes of it (C, H, W); of a large JPEG, no more is decoded than that needs.
+def load(picture: Picture, how: Preprocessing, out: np.ndarray | None = None) -> torch.Tensor:
+    """A file or its bytes -> what ``preprocess`` makes of it (C, H, W), decoding of a large JPEG what that needs.
 
     Whoever shows a model a whole picture, to train, to measure or to use it, calls this or ``resized``.
 
@@ -37,16 +36,16 @@ def load(path: str | Path, how: Preprocessing, out: np.ndarray | None = None) ->
     Raises:
         UnreadableImage: the file gives no picture.
     """
-    return _standardised(resized(path, how), how, out)
+    return _standardised(resized(picture, how), how, out)
 
 
-def resized(path: str | Path, how: Preprocessing) -> Image.Image:
-    """A file -> the RGB picture, H x W, that is standardised for the model.
+def resized(picture: Picture, how: Preprocessing) -> Image.Image:
+    """A file, or its bytes -> the RGB picture, H x W, that is standardised for the model.
 
     Raises:
         UnreadableImage: the file gives no picture.
     """
-    image, extent = read_reduced(path, lambda size: _surplus(size, how))
+    image, extent = read_reduced(picture, lambda size: _surplus(size, how))
     return _resized(image, extent, how)
 
 

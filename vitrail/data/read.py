@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -71,24 +72,28 @@ MAX_PIXELS = 178_956_970
 """Pictures with more are not decoded, unless the environment's VITRAIL_MAX_PIXELS says otherwise."""
 
 
-def read_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
-    """Decode the first frame of ``path``: mode RGB, EXIF orientation applied, transparency over white.
+Picture = str | Path | bytes
+"""A file's path, or what would be in it."""
+
+
+def read_image(picture: Picture, max_pixels: int | None = None) -> Image.Image:
+    """Decode the first frame of a picture: mode RGB, EXIF orientation applied, transparency over white.
 
     16-bit grey is scaled to 8 bits. Integers beyond 16 bits and floating point have no agreed
     range: see ``_grey``. Colour profiles are not applied. Safe to call from threads.
 
     Args:
-        path: a file of any name; its content decides the format.
+        picture: a file of any name; its content decides the format.
         max_pixels: refuse larger pictures before decoding them; None: VITRAIL_MAX_PIXELS, or ``MAX_PIXELS``.
 
     Raises:
         UnreadableImage: whatever goes wrong with this file.
         UserError: VITRAIL_MAX_PIXELS is no number.
     """
-    return _read(path, max_pixels, lambda size: 1.0)[0]
+    return _read(picture, max_pixels, lambda size: 1.0)[0]
 
 
-def read_reduced(path: str | Path, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
+def read_reduced(picture: Picture, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
     """``read_image`` for who needs fewer pixels: a JPEG of many more is decoded at a fraction (``vitrail.data.jpeg``).
 
     Args:
@@ -97,14 +102,14 @@ def read_reduced(path: str | Path, surplus: Callable[[Size], float]) -> tuple[Im
     Raises:
         UnreadableImage, UserError: as ``read_image``.
     """
-    return _read(path, None, surplus)
+    return _read(picture, None, surplus)
 
 
-def _read(path: str | Path, max_pixels: int | None, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
+def _read(picture: Picture, max_pixels: int | None, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
     if max_pixels is None:
         max_pixels = pixel_limit()
     try:
-        with _regular_file(path) as file, _without_warnings():
+        with _opened(picture) as file, _without_warnings():
             return _decode(file, max_pixels, surplus)
     except UnreadableImage:
         raise
@@ -145,6 +150,14 @@ def content_hash(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _opened(picture: Picture) -> AbstractContextManager[BinaryIO]:
+    if not isinstance(picture, bytes):
+        return _regular_file(picture)
+    if not picture:
+        raise UnreadableImage("zero bytes")
+    return io.BytesIO(picture)
 
 
 @contextmanager

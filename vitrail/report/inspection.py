@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from vitrail import __version__
 from vitrail.report.explorer import BUDGET, Explorer, packed
-from vitrail.report.figures import RAMP
+from vitrail.report.templates import environment
 
 Facts = Sequence[tuple[str, str]]
 """Terms and their values."""
@@ -94,21 +92,14 @@ def render(inspection: Inspection, budget: int = BUDGET) -> str:
         budget: characters for the explorer's data. Photos beyond it are left out; if not one fits, heads
             are merged to their mean. The page says so.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup
+    templates = environment()
+    templates.filters["svg"] = Markup
     explorer, why_not = None, inspection.no_explorer or "There is no photo whose attention could be shown."
     if inspection.explorer is not None and inspection.explorer.photos:
         explorer, why_not = packed(inspection.explorer, budget), "One photo alone is more than this page should hold."
-    return environment.get_template("inspection.html.j2").render(
+    return templates.get_template("inspection.html.j2").render(
         inspection=inspection,
         explorer=explorer if explorer is not None and explorer.photos else None,
         why_not=why_not,
         version=__version__,
-        ramp=", ".join(f"rgb({red} {green} {blue})" for red, green, blue in RAMP),
     )

@@ -8,17 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from vitrail import __version__
 from vitrail.config import Size, size_text
 from vitrail.evaluate.metrics import ClassAccuracy, calibration_error, wilson
-from vitrail.report.figures import RAMP, Line, heat_map, lines, reliability, scale, whisker
+from vitrail.report.figures import Line, heat_map, lines, reliability, scale, whisker
 from vitrail.report.run import Alike, Epoch, Predicted, Run, Suspected
+from vitrail.report.templates import environment
 from vitrail.report.terminal import duration, interval, percent
 from vitrail.settings import FinetuneSettings
 
@@ -117,13 +116,10 @@ def render(run: Run, album: Album, model: str = "") -> str:
     Args:
         model: what the model is, in a clause; empty: unknown.
     """
-    templates = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _kept(percent), "interval": _kept(interval), "n": "{:,}".format, "count": _count}
+    templates = environment()
+    templates.filters |= {"percent": _kept(percent), "interval": _kept(interval), "n": "{:,}".format, "count": _count}
     counts = list(zip(*run.counts.values(), strict=True)) or [(0,), (0,)]
-    return environment.get_template("page.html.j2").render(
+    return templates.get_template("page.html.j2").render(
         run=run,
         problems=defaultdict(str, run.problems),
         name=run.folder.absolute().name,
@@ -144,7 +140,6 @@ def render(run: Run, album: Album, model: str = "") -> str:
         onwards=list(_onwards(run)),
         versions=[(name, run.about[name]) for name in ("vitrail", "torch", "machine") if name in run.about],
         version=__version__,
-        ramp=", ".join(f"rgb({red} {green} {blue})" for red, green, blue in RAMP),
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.model.compiling import need_compiler
-from vitrail.runtime.plan import Precision
+from vitrail.runtime.plan import Backend, Precision
 from vitrail.runtime.sizes import in_pieces, in_sizes
 
 
@@ -21,6 +21,7 @@ class InTorch:
     """
 
     def __init__(self, module: nn.Module, precision: Precision, most: int, threads: int | None, compiled: bool) -> None:
+        self.backend: Backend = "compiled" if compiled else "eager"
         self.precision = precision
         self.most = most
         self.threads = threads or torch.get_num_threads()

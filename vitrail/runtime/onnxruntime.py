@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.data.ahead import cores
 from vitrail.errors import UserError
-from vitrail.runtime.plan import Precision
+from vitrail.runtime.plan import Backend, Precision
 from vitrail.runtime.sizes import in_pieces
 
 GRAPH = "model.onnx"
@@ -79,6 +79,8 @@ def export(module: nn.Module, example: Tensor, path: Path) -> None:
 
 class ONNXRuntime:
     """A build on this machine."""
+
+    backend: Backend = "onnx"
 
     def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
         runtime = library()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vitrail.data.ahead import cores
 from vitrail.errors import UserError
-from vitrail.runtime.plan import Precision
+from vitrail.runtime.plan import Backend, Precision
 from vitrail.runtime.sizes import in_sizes
 
 GRAPH = "model.xml"
@@ -99,6 +99,8 @@ def _quantised(graph: Any, pictures: Tensor, sensitive: str) -> Any:
 
 class OpenVINO:
     """A build on this machine."""
+
+    backend: Backend = "openvino"
 
     def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
         library()

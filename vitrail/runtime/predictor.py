@@ -15,7 +15,7 @@ from vitrail.model.encoder import Trace
 from vitrail.model.heads import NO_CLASSIFIER, Pooling
 from vitrail.model.vision import VisionTransformer
 from vitrail.runtime.device import native_bf16, pick_device
-from vitrail.runtime.plan import Precision
+from vitrail.runtime.plan import Backend, Precision
 
 Result = TypeVar("Result")
 
@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 class Engine(Protocol):
     """What computes a model's features in another way than the model itself."""
 
+    backend: Backend
     precision: Precision
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -50,6 +51,11 @@ class Predictor:
         if self.engine is not None:
             return self.engine.precision
         return "bf16" if self.bf16 else "fp32"
+
+    @property
+    def name(self) -> str:
+        """How it is run, such as ``openvino:int8``."""
+        return f"{'eager' if self.engine is None else self.engine.backend}:{self.precision}"
 
     def features(self, images: Tensor, pooling: Pooling | None = None) -> Tensor:
         """(B, C, H, W) -> (B, F) on the CPU: what the classifier, or another pooling, sees."""

@@ -17,6 +17,8 @@ from vitrail.errors import UserError
 from vitrail.runtime.predictor import Predictor
 
 Result = TypeVar("Result")
+Labels = tuple[tuple[str, float], ...]
+"""Class names and probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Prediction:
     """The likeliest classes of a picture, best first, or the reason there are none."""
 
     path: Path
-    labels: tuple[tuple[str, float], ...] = ()
-    """Class name and probability."""
+    labels: Labels = ()
     reason: str | None = None
     """Why the picture could not be read."""
 
@@ -58,15 +59,18 @@ def predictions(
     if top < 1:
         raise UserError(f"top must be at least 1, not {top}.")
 
-    count = min(top, len(classes))
+    def labels_of(images: Tensor) -> list[Labels]:
+        return likeliest(predictor.logits(images)[1], card, classes, top)
 
-    def likeliest(images: Tensor) -> list[tuple[tuple[str, float], ...]]:
-        best = torch.softmax(predictor.logits(images)[1] / card.temperature, dim=-1).topk(count, dim=-1)  # (B, count)
-        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [tuple((classes[label], value) for label, value in zip(*row, strict=True)) for row in rows]
-
-    for path, labels, reason in _rows(likeliest, card.preprocessing, paths, batch_size):
+    for path, labels, reason in _rows(labels_of, card.preprocessing, paths, batch_size):
         yield Prediction(path, labels or (), reason)
+
+
+def likeliest(logits: Tensor, card: ModelCard, classes: Sequence[str], top: int) -> list[Labels]:
+    """(B, classes) -> for each of the B, its ``top`` classes, or all there are, at the card's temperature."""
+    best = torch.softmax(logits / card.temperature, dim=-1).topk(min(top, len(classes)), dim=-1)  # (B, top)
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [tuple((classes[label], value) for label, value in zip(*row, strict=True)) for row in rows]
 
 
 def embeddings(predictor: Predictor, how: Preprocessing, paths: Iterable[Path], batch_size: int) -> Iterator[Embedding]:

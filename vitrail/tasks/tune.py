@@ -271,7 +271,7 @@ def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
     )
     if high > max_loss:
         show.say(f"So few pictures cannot rule out a loss of {high:.1f}: with more, the interval narrows.")
-    show.facts([("written", f"{path}; predict, evaluate and embed now take it"), ("figure", str(result.figure))])
+    show.facts([("written", f"{path}; predict, evaluate, embed and serve now take it"), ("figure", str(result.figure))])
     show.facts([("time", duration(60 * result.minutes))])
 
 

@@ -1,0 +1,1 @@
+"""A model behind an HTTP API, and one page."""
