@@ -10,11 +10,17 @@ import pytest
 from PIL import Image
 
 from tests.serve.serving import Served, serving, toy
+from vitrail.tasks.classifier import Classifier
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving(toy()) as one:
+def classifier() -> Classifier:
+    return toy()
+
+
+@pytest.fixture(scope="module")
+def served(classifier: Classifier) -> Iterator[Served]:
+    with serving(classifier) as one:
         yield one
 
 

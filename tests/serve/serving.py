@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPConnection
 from typing import Any, NamedTuple
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from vitrail.serve.app import application
 from vitrail.serve.server import listen
@@ -30,8 +31,9 @@ class Said(NamedTuple):
 class Served:
     """A server, and how to ask it."""
 
-    def __init__(self, classifier: Classifier, port: int) -> None:
-        self.classifier = classifier
+    def __init__(self, app: FastAPI, server: uvicorn.Server, port: int) -> None:
+        self.app = app
+        self.server = server
         self.port = port
         self.address = f"http://127.0.0.1:{port}/"
 
@@ -45,22 +47,26 @@ class Served:
         finally:
             connection.close()
         told = {name.lower(): value for name, value in response.getheaders()}
-        return Said(response.status, json.loads(text) if "json" in told["content-type"] else text, told)
+        return Said(response.status, json.loads(text) if text and "json" in told["content-type"] else text, told)
 
 
 @contextmanager
-def serving(classifier: Classifier, batch_size: int = 4) -> Iterator[Served]:
-    """Serve it while the block runs."""
+def running(app: FastAPI) -> Iterator[Served]:
+    """Serve an application while the block runs."""
     with listen("127.0.0.1", 0) as listening:
-        app = application(classifier, "toy & co", batch_size)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Served(classifier, listening.getsockname()[1])
+            yield Served(app, server, listening.getsockname()[1])
         finally:
             server.should_exit = True
             thread.join()
+
+
+def serving(classifier: Classifier, **options: Any) -> AbstractContextManager[Served]:
+    """Serve a model while the block runs."""
+    return running(application(classifier, "toy & co", batch_size=4, **options))
 
 
 def toy(classes: tuple[str, ...] = CLASSES) -> Classifier:

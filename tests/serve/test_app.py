@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from tests.serve.serving import CLASSES, Said, Served, serving, toy
+from tests.serve.serving import CLASSES, Said, Served, running, serving, toy
 from vitrail import __version__
+from vitrail.errors import UserError
+from vitrail.runtime.predictor import Predictor
 from vitrail.serve import app
+from vitrail.tasks.classifier import Classifier
 from vitrail.tasks.prediction import Prediction
 
 
@@ -28,8 +31,22 @@ def close_to(prediction: Prediction) -> dict[str, float]:
     return pytest.approx(dict(prediction.labels), abs=0.03)  # type: ignore[no-any-return]
 
 
-def test_classes_are_those_of_predict(served: Served, photos: list[Path]) -> None:
-    for path, expected in zip(photos, served.classifier.predict(photos, top=3), strict=True):
+def held(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """The model says that it was given pictures, and goes on when it is told to."""
+    busy, go = threading.Event(), threading.Event()
+    logits = type(classifier.predictor).logits
+
+    def slow(self: Predictor, images: Tensor) -> tuple[Tensor, Tensor]:
+        busy.set()
+        assert go.wait(20)
+        return logits(self, images)
+
+    monkeypatch.setattr(Predictor, "logits", slow)
+    return busy, go
+
+
+def test_classes_are_those_of_predict(served: Served, classifier: Classifier, photos: list[Path]) -> None:
+    for path, expected in zip(photos, classifier.predict(photos, top=3), strict=True):
         found = labels(served.ask("POST", "/predict", path.read_bytes()))
         assert found == close_to(expected)
         assert list(found.values()) == sorted(found.values(), reverse=True)
@@ -44,14 +61,14 @@ def test_as_many_classes_as_asked_for(served: Served, photos: list[Path]) -> Non
     assert sum(everything.values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_features_are_those_of_embed(served: Served, photos: list[Path]) -> None:
-    _, expected = served.classifier.embed(photos[0])
+def test_features_are_those_of_embed(served: Served, classifier: Classifier, photos: list[Path]) -> None:
+    _, expected = classifier.embed(photos[0])
     said = served.ask("POST", "/embed", photos[0].read_bytes())
     assert np.array(said.document["features"]) == pytest.approx(expected[0], abs=0.05)
 
 
-def test_many_at_a_time_each_get_their_own(served: Served, photos: list[Path]) -> None:
-    expected = served.classifier.predict(photos, top=3)
+def test_many_at_a_time_each_get_their_own(served: Served, classifier: Classifier, photos: list[Path]) -> None:
+    expected = classifier.predict(photos, top=3)
     asked = [number % len(photos) for number in range(48)]
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(lambda one: labels(served.ask("POST", "/predict", photos[one].read_bytes())), asked))
@@ -59,13 +76,14 @@ def test_many_at_a_time_each_get_their_own(served: Served, photos: list[Path]) -
         assert one == close_to(expected[number])
 
 
-def test_what_answers(served: Served) -> None:
+def test_what_answers(served: Served, classifier: Classifier) -> None:
     assert served.ask("GET", "/health").document == {"status": "ok"}
+    assert [served.ask("HEAD", path).status for path in ("/", "/health")] == [200, 200]
     about = served.ask("GET", "/model").document
     assert about["name"] == "toy & co"
     assert about["classes"] == list(CLASSES)
     assert about["image_size"] == [32, 32]
-    assert about["parameters"] == sum(tensor.numel() for tensor in served.classifier.model.parameters())
+    assert about["parameters"] == sum(tensor.numel() for tensor in classifier.model.parameters())
     assert about["features"] == 192
     assert about["runtime"] in ("eager:fp32", "eager:bf16")
     assert about["vitrail"] == __version__
@@ -76,7 +94,7 @@ def test_it_describes_itself(served: Served) -> None:
     assert set(paths) == {"/predict", "/embed", "/model", "/health"}
     for path in ("/predict", "/embed"):
         assert "image/*" in paths[path]["post"]["requestBody"]["content"]
-        assert {"200", "408", "413", "415", "422", "503"} <= set(paths[path]["post"]["responses"])
+        assert {"200", "403", "408", "413", "415", "421", "422", "503"} <= set(paths[path]["post"]["responses"])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +121,7 @@ def test_half_a_picture_is_refused(served: Served, photos: list[Path]) -> None:
 
 
 def test_a_form_is_told_what_to_send(served: Served) -> None:
-    said = served.ask("POST", "/predict", b"--x\r\n", Content_Type="multipart/form-data; boundary=x")
+    said = served.ask("POST", "/predict", b"--x\r\n", Content_Type="Multipart/form-data; boundary=x")
     assert said.status == 415
     assert "curl --data-binary" in said.document["detail"]
 
@@ -118,6 +136,60 @@ def test_too_large_a_file_is_refused_announced_or_not(served: Served, monkeypatc
     for body in (b"x" * (2**20 + 1), parts()):  # the second comes in chunks, with no length told before
         said = served.ask("POST", "/predict", body)
         assert (said.status, said.document["detail"]) == (413, "A picture's file may have 1 MiB at most.")
+
+
+def test_too_large_a_file_is_refused_before_it_comes(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_too_many_pixels_are_not_decoded(served: Served, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.app.state.desk, "_most_pixels", 1999)
+    said = served.ask("POST", "/predict", photos[0].read_bytes())  # 50 x 40
+    assert said.status == 422
+    assert "VITRAIL_MAX_PIXELS" in said.document["detail"]
+
+
+def test_a_limit_that_is_no_number_is_told_at_once(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRAIL_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match="VITRAIL_MAX_PIXELS"):
+        app.application(classifier, "toy")
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_other_sites_may_not_ask(served: Served, photos: list[Path], site: str) -> None:
+    assert served.ask("POST", "/predict", photos[0].read_bytes(), Sec_Fetch_Site=site).status == 403
+    assert served.ask("POST", "/predict", photos[0].read_bytes(), Sec_Fetch_Site="same-origin").status == 200
+    assert served.ask("GET", "/", Sec_Fetch_Site=site).status == 200  # a link
+
+
+def test_a_name_that_others_gave_this_machine_is_refused(photos: list[Path]) -> None:
+    with serving(toy(), hosts=("127.0.0.1", "::1", "model.example")) as served:
+        for host in ("127.0.0.1", "127.0.0.1:80", "[::1]:8000", "MODEL.example:443"):
+            assert served.ask("GET", "/model", Host=host).status == 200, host
+        for host in ("evil.example", "127.0.0.1.evil.example", "[::1", ""):
+            said = served.ask("GET", "/model", Host=host)
+            assert said.status in (400, 421), host
+        assert served.ask("POST", "/predict", photos[0].read_bytes(), Host="evil.example").status == 421
+
+
+def test_what_was_taken_in_is_answered_before_it_ends(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = toy()
+    busy, go = held(classifier, monkeypatch)
+    with serving(classifier) as served, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(served.ask, "POST", "/predict", photos[0].read_bytes())
+        assert busy.wait(20)
+        served.server.should_exit = True
+        go.set()
+        assert labels(taken.result())
+
+
+def test_an_application_may_be_served_again(photos: list[Path]) -> None:
+    made = app.application(toy(), "toy")
+    for _ in range(2):
+        with running(made) as served:
+            assert labels(served.ask("POST", "/predict", photos[0].read_bytes()))
 
 
 def test_a_picture_that_does_not_arrive_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +210,8 @@ def test_whoever_hangs_up_leaves_the_others_alone(served: Served, photos: list[P
 
 def test_too_many_are_asked_to_come_again(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MOST_WAITING", 1)
-    busy, go = threading.Event(), threading.Event()
     classifier = toy()
-    logits = type(classifier.predictor).logits
-
-    def slow(self: object, images: Tensor) -> tuple[Tensor, Tensor]:
-        busy.set()
-        assert go.wait(20)
-        return logits(classifier.predictor, images)
-
-    monkeypatch.setattr(type(classifier.predictor), "logits", slow)
+    busy, go = held(classifier, monkeypatch)
     body = photos[0].read_bytes()
     with serving(classifier) as served, ThreadPoolExecutor(1) as pool:
         try:

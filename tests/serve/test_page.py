@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.serve.serving import Served, serving, toy
+from vitrail.tasks.classifier import Classifier
 
 playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
 
@@ -30,11 +31,13 @@ class Watched:
         playwright.expect(self.page.locator(selector)).to_have_text(text, timeout=30_000)
 
 
-def test_photos_are_answered_each_under_its_own(browser: Any, served: Served, photos: list[Path]) -> None:
+def test_photos_are_answered_each_under_its_own(
+    browser: Any, served: Served, classifier: Classifier, photos: list[Path]
+) -> None:
     watched = Watched(browser, served)
     watched.page.set_input_files("input[type=file]", photos)
-    watched.has("#progress", f"{len(photos)} of {len(photos)} answered")
-    for path, expected in zip(reversed(photos), served.classifier.predict(photos)[::-1], strict=True):  # latest first
+    watched.has("#progress", f"{len(photos)} of {len(photos)} done")
+    for path, expected in zip(reversed(photos), classifier.predict(photos)[::-1], strict=True):  # latest first
         card = watched.page.locator("#answers li").filter(has=watched.page.get_by_text(path.name, exact=True))
         (name, _), *_ = expected.labels
         playwright.expect(card.locator("dt.first")).to_have_text(name)  # with <b> in one: it is text
@@ -43,7 +46,7 @@ def test_photos_are_answered_each_under_its_own(browser: Any, served: Served, ph
     watched.has("#answers li:nth-child(3) .gone", "This browser cannot show it")  # a TIFF
     # The same again counts from one.
     watched.page.set_input_files("input[type=file]", photos[:1])
-    watched.has("#progress", "1 of 1 answered")
+    watched.has("#progress", "1 of 1 done")
     assert watched.said == []
     assert {re.sub(r"^blob:.*", "blob:", url) for url in watched.asked} == {
         *(served.address + path for path in ("", "predict?top=3")),

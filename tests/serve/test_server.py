@@ -46,7 +46,21 @@ def test_it_answers_and_ends_in_order(
         assert len(json.load(answer)["labels"]) == 1
     started.send_signal(sent)
     _, rest = started.communicate(timeout=60)
-    assert (started.returncode, rest) == (code, "")
+    assert (started.returncode, rest) == (code, "Answering what was taken in. Once more ends it at once.\n")
+
+
+def test_asked_twice_it_ends_at_once(started: subprocess.Popen[str]) -> None:
+    assert started.stderr is not None
+    port = int(started.stderr.readline().rpartition(":")[2].split()[0])
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=60):
+            pass  # so it has seen the other, which it would wait for
+        started.send_signal(signal.SIGINT)
+        assert started.stderr.readline().startswith("Answering what was taken in.")
+        started.send_signal(signal.SIGINT)
+        _, rest = started.communicate(timeout=20)
+    assert (started.returncode, rest) == (130, "")
 
 
 def test_an_address_that_is_taken_is_named() -> None:

@@ -25,27 +25,30 @@ LONGEST = 16
 """A strip longer than this many times its width is cut to it first: enlarged whole, it could fill the memory."""
 
 
-def load(picture: Picture, how: Preprocessing, out: np.ndarray | None = None) -> torch.Tensor:
+def load(
+    picture: Picture, how: Preprocessing, out: np.ndarray | None = None, max_pixels: int | None = None
+) -> torch.Tensor:
     """A file or its bytes -> what ``preprocess`` makes of it (C, H, W), decoding of a large JPEG what that needs.
 
     Whoever shows a model a whole picture, to train, to measure or to use it, calls this or ``resized``.
 
     Args:
         out: where it is to be written, float32.
+        max_pixels: as for ``read_image``.
 
     Raises:
         UnreadableImage: the file gives no picture.
     """
-    return _standardised(resized(picture, how), how, out)
+    return _standardised(resized(picture, how, max_pixels), how, out)
 
 
-def resized(picture: Picture, how: Preprocessing) -> Image.Image:
+def resized(picture: Picture, how: Preprocessing, max_pixels: int | None = None) -> Image.Image:
     """A file, or its bytes -> the RGB picture, H x W, that is standardised for the model.
 
     Raises:
         UnreadableImage: the file gives no picture.
     """
-    image, extent = read_reduced(picture, lambda size: _surplus(size, how))
+    image, extent = read_reduced(picture, lambda size: _surplus(size, how), max_pixels)
     return _resized(image, extent, how)
 
 

@@ -93,16 +93,19 @@ def read_image(picture: Picture, max_pixels: int | None = None) -> Image.Image:
     return _read(picture, max_pixels, lambda size: 1.0)[0]
 
 
-def read_reduced(picture: Picture, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:
+def read_reduced(
+    picture: Picture, surplus: Callable[[Size], float], max_pixels: int | None = None
+) -> tuple[Image.Image, Extent]:
     """``read_image`` for who needs fewer pixels: a JPEG of many more is decoded at a fraction (``vitrail.data.jpeg``).
 
     Args:
         surplus: how many times the pixels a side that are needed an upright picture of size (H, W) has.
+        max_pixels: as for ``read_image``.
 
     Raises:
         UnreadableImage, UserError: as ``read_image``.
     """
-    return _read(picture, None, surplus)
+    return _read(picture, max_pixels, surplus)
 
 
 def _read(picture: Picture, max_pixels: int | None, surplus: Callable[[Size], float]) -> tuple[Image.Image, Extent]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
@@ -20,7 +23,7 @@ from vitrail.config import Preprocessing, size_text
 from vitrail.cost import parameters
 from vitrail.data.ahead import cores
 from vitrail.data.preprocess import load
-from vitrail.data.read import UnreadableImage
+from vitrail.data.read import UnreadableImage, pixel_limit
 from vitrail.errors import UserError
 from vitrail.report.serving import render
 from vitrail.serve.together import Together
@@ -33,12 +36,16 @@ SHOWN = 5
 """Classes in an answer, unless another number is asked for."""
 MOST_BYTES = 32 * 2**20
 """Of a picture's file."""
+MOST_PIXELS = 50_000_000
+"""Pictures with more are not decoded, unless VITRAIL_MAX_PIXELS says otherwise: of a stranger's file of a megabyte, a
+gigabyte could come."""
 MOST_WAITING = 64
 """Pictures that are received, read or answered at a time; whoever brings another is asked to come again."""
 SECONDS = 30.0
 """That a picture may take to arrive."""
 POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    "default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may load: nothing but itself, the answers, and the pictures it is given."""
 
@@ -81,11 +88,16 @@ class Refused(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
+    403: {"model": Refused, "description": "A page of another site asks."},
     408: {"model": Refused, "description": "The picture took too long to arrive, or did not arrive whole."},
     413: {"model": Refused, "description": "The file is too large."},
     415: {"model": Refused, "description": "A form, where the bytes of a picture are expected."},
     422: {"model": Refused, "description": "It is no picture, or a damaged one; or a parameter is wrong."},
+    421: {"model": Refused, "description": "It is asked by a name that is not its own."},
     503: {"model": Refused, "description": "Too many pictures at a time: come again in a second."},
+}
+NO_CLASSIFIER: dict[int | str, dict[str, Any]] = {
+    404: {"model": Refused, "description": "There is no trained classifier."}
 }
 PICTURE = {
     "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
@@ -101,7 +113,9 @@ class _Answer(NamedTuple):
     """(classes,), or None without a classifier."""
 
 
-def application(classifier: Classifier, name: str, batch_size: int = BATCH) -> FastAPI:
+def application(
+    classifier: Classifier, name: str, batch_size: int = BATCH, hosts: Collection[str] | None = None
+) -> FastAPI:
     """The API over a model that is loaded.
 
     ``POST /predict?top=5`` and ``POST /embed`` take the bytes of one picture, in any format that ``read_image`` knows;
@@ -111,7 +125,13 @@ def application(classifier: Classifier, name: str, batch_size: int = BATCH) -> F
     Args:
         name: of the model, for people.
         batch_size: pictures that the model is given at once, at most.
+        hosts: names and addresses that it may be asked by; None: any. A page of another site can give this machine a
+            name of its own, and would be allowed to read the answers.
+
+    Raises:
+        UserError: VITRAIL_MAX_PIXELS is no number.
     """
+    most_pixels = pixel_limit() if os.environ.get("VITRAIL_MAX_PIXELS") else MOST_PIXELS
     card, predictor = classifier.card, classifier.predictor
     try:
         classes, unable = classifier.classes(), ""
@@ -132,22 +152,36 @@ def application(classifier: Classifier, name: str, batch_size: int = BATCH) -> F
             return [_Answer(features, None) for features in predictor.features(images)]
         return [_Answer(*row) for row in zip(*predictor.logits(images), strict=True)]
 
-    desk = _Desk(Together(run, batch_size), card.preprocessing)
-
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def life(app: FastAPI) -> AsyncIterator[None]:  # threads begin here: a server may fork before
+        desk = app.state.desk = _Desk(Together(run, batch_size), card.preprocessing, most_pixels)
         yield
         await asyncio.to_thread(desk.close)
 
-    # FastAPI's own pages of documentation would fetch scripts from elsewhere.
-    app = FastAPI(title=f"Vitrail: {name}", version=__version__, docs_url=None, redoc_url=None, lifespan=life)
+    async def ours(request: Request) -> None:
+        if request.method == "POST" and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise HTTPException(403, "A page of another site may not ask this server.")
+        if hosts is not None and _host(request) not in hosts:
+            raise HTTPException(
+                421, f"This server may be asked by {' or '.join(hosts)} (vitrail serve --name adds one)."
+            )
 
-    @app.post("/predict", openapi_extra=PICTURE, responses=REFUSALS)
+    # FastAPI's own pages of documentation would fetch scripts from elsewhere.
+    app = FastAPI(
+        title=f"Vitrail: {name}",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        dependencies=[Depends(ours)],
+    )
+
+    @app.post("/predict", openapi_extra=PICTURE, responses=REFUSALS | NO_CLASSIFIER)
     async def predict(request: Request, top: Annotated[int, Query(ge=1)] = SHOWN) -> Predicted:
         """The likeliest classes of the picture whose bytes are the request's body."""
         if unable:
             raise HTTPException(404, unable)
-        logits = (await desk.answer(request)).logits
+        logits = (await request.app.state.desk.answer(request)).logits
         assert logits is not None
         (labels,) = likeliest(logits[None], card, classes, top)
         return Predicted(labels=[Label(label=label, probability=probability) for label, probability in labels])
@@ -155,18 +189,21 @@ def application(classifier: Classifier, name: str, batch_size: int = BATCH) -> F
     @app.post("/embed", openapi_extra=PICTURE, responses=REFUSALS)
     async def embed(request: Request) -> Embedded:
         """The features of the picture whose bytes are the request's body."""
-        return Embedded(features=(await desk.answer(request)).features.tolist())
+        answer = await request.app.state.desk.answer(request)
+        return Embedded(features=answer.features.tolist())
 
     @app.get("/model")
     async def model() -> About:
         """What answers."""
         return about
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """That it does."""
         return {"status": "ok"}
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
         facts = [
@@ -193,9 +230,10 @@ def application(classifier: Classifier, name: str, batch_size: int = BATCH) -> F
 class _Desk:
     """Where pictures are taken in, read, and handed to the model."""
 
-    def __init__(self, model: Together[_Answer], how: Preprocessing) -> None:
+    def __init__(self, model: Together[_Answer], how: Preprocessing, most_pixels: int) -> None:
         self._model = model
         self._how = how
+        self._most_pixels = most_pixels
         self._readers = ThreadPoolExecutor(min(cores(), 8), thread_name_prefix="vitrail-read")
         self._waiting = 0
 
@@ -206,9 +244,12 @@ class _Desk:
             HTTPException: it is refused; ``REFUSALS`` says why.
         """
         with self._place():
-            body = await _body(request)
+            # The file is handed over, not held here too.
+            read = partial(load, await _body(request), self._how, max_pixels=self._most_pixels)
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, read)
+            del read
             try:
-                image = await asyncio.get_running_loop().run_in_executor(self._readers, load, body, self._how)
+                image = await reading
             except UnreadableImage as error:
                 raise HTTPException(422, f"The picture cannot be read: {error.reason}.") from error
             return await asyncio.wrap_future(self._model.submit(image))
@@ -229,8 +270,15 @@ class _Desk:
             self._waiting -= 1
 
 
+def _host(request: Request) -> str:
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:  # half a bracket
+        return ""
+
+
 async def _body(request: Request) -> bytes:
-    if request.headers.get("content-type", "").startswith("multipart/"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise HTTPException(415, "Send the bytes of one picture as they are, not a form: curl --data-binary @photo.jpg")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MOST_BYTES:

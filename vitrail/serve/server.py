@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from vitrail.errors import UserError
 from vitrail.report.terminal import Show
 from vitrail.tasks.classifier import load
+
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 def serve(
     model: str,
     host: str = "127.0.0.1",
     port: int = 8000,
+    names: Sequence[str] = (),
     batch_size: int = 32,
     device: str | None = None,
     runtime: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Answer requests until Ctrl-C or SIGTERM; those that were taken in are answered before it ends.
+    """Answer requests until Ctrl-C or SIGTERM; what was taken in by then is answered, unless the signal comes twice.
 
     Args:
         model: anything that ``vitrail.load`` takes.
         host: an address of this machine; 0.0.0.0 for all.
         port: 0 for any that is free.
+        names: that it is asked by besides, where ``host`` is for this machine alone; elsewhere any name will do.
         runtime: as for ``load``.
 
     Raises:
@@ -39,19 +46,27 @@ def serve(
         if error.name not in ("fastapi", "uvicorn"):
             raise
         raise UserError("Serving needs fastapi and uvicorn: pip install 'vitrail[serve]'.") from None
-    show = Show(quiet)
+    show = Show()  # where it is has to be known, however quiet it is to be
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit:
+                os._exit(128 + sig)  # a batch cannot be left in its middle, and nothing is half-written
+            show.say("Answering what was taken in. Once more ends it at once.")
+            super().handle_exit(sig, frame)
+
     with listen(host, port) as listening:
         classifier = load(model, device=device, runtime=runtime, quiet=quiet)
         name = Path(model).absolute().name if Path(model).exists() else model
-        app = application(classifier, name, batch_size)
         where, at = listening.getsockname()[:2]
+        here = where in LOOPBACK
+        app = application(classifier, name, batch_size, (*LOOPBACK, "localhost", *names) if here else None)
         address = f"[{where}]" if ":" in where else where
         show.say(f"{name} answers at http://{address}:{at} until Ctrl-C.")
-        if where not in ("127.0.0.1", "::1"):
+        if not here:
             show.say("Whoever reaches this machine over the network may ask it: there is no password.")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=30)
         with suppress(KeyboardInterrupt):  # which it raises again once it has ended in order
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -61,8 +76,11 @@ def listen(host: str, port: int) -> socket.socket:
         UserError: it cannot be had.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), port), family=family)
+        *others, last = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, *_, address in others:
+            with suppress(OSError):  # such as one of IPv6, where that is switched off
+                return socket.create_server(address, family=family)
+        return socket.create_server(last[-1], family=last[0])
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise UserError(
