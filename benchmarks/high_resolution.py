@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.limits import limits
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.analyze.scaling import Growth, scaling
 from vitrail.config import PositionConfig, variant
@@ -68,7 +69,7 @@ def main() -> None:
             seconds = by_turns(Path(builds))
             memory = {case: _in_processes(case, builds) for case in seconds}
         found = {case: {"seconds": own, "MiB": memory[case]} for case, own in seconds.items()}
-        path = record("high_resolution", {"1024 x 1024": found, "by patches": curve()})
+        path = record("high_resolution", {"1024 x 1024": found, "by patches": curve()}, limits())
     publish("high-resolution", tables(json.loads(path.read_text())["findings"]), path)
 
 

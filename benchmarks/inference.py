@@ -43,7 +43,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results_file import RESULTS, kind, publish, record
+from benchmarks.limits import limits
+from benchmarks.results_file import RESULTS, fallen, kind, publish, record
 from vitrail.config import variant
 from vitrail.model.build import build
 from vitrail.report.markdown import table
@@ -52,7 +53,6 @@ from vitrail.runtime.device import native_bf16
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Precision, Runtime
 from vitrail.runtime.schedules import Kind, schedule
-from vitrail.train.profile import product_limit
 from vitrail.weights.dialect import translate_back
 from vitrail.weights.timm import rules
 
@@ -181,22 +181,6 @@ def by_turns(ways: Mapping[str, Way], pictures: int) -> dict[str, float]:
     return {name: statistics.median(own) for name, own in speeds.items()}
 
 
-def limits() -> dict[str, float]:
-    """GFLOP/s of a product, and GB/s of a copy, in this process."""
-    source = torch.ones(2**26)
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        target.copy_(source)
-        times.append(time.perf_counter() - start)
-    cpu = torch.device("cpu")
-    found = {"fp32 GFLOP/s": product_limit(cpu, torch.float32) / 1e9}
-    if native_bf16(cpu):
-        found["bf16 GFLOP/s"] = product_limit(cpu, torch.bfloat16) / 1e9
-    return {**found, "copy GB/s": 2 * source.nbytes / statistics.median(times) / 1e9}
-
-
 def ratios(speeds: Mapping[str, float]) -> dict[str, float]:
     """Ours to the fastest peer: at each precision, and merged to the fastest at any."""
     theirs = {name: speed for name, speed in speeds.items() if not name.startswith("vitrail ")}
@@ -217,11 +201,9 @@ def check(cell: str) -> str | None:
     """What has become slower against the peers than the committed file says; None: nothing."""
     before = ratios(json.loads(_file(cell).read_text())["findings"]["pictures_per_second"])
     now = ratios(_in_a_process(cell)["pictures_per_second"])
-    fallen = [
-        f"{name}: {old:.2f} -> {now[name]:.2f}" for name, old in before.items() if now.get(name, old) < old - MARGIN
-    ]
     print(now)
-    return f"slower against the peers: {'; '.join(fallen)}" if fallen else None
+    slower = fallen(before, now, MARGIN)
+    return f"slower against the peers: {'; '.join(slower)}" if slower else None
 
 
 def tables(cells: list[str], name: str) -> str:

@@ -43,6 +43,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.limits import limits
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
@@ -104,7 +105,7 @@ def main() -> None:
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
             measured = {"model": model, "photos": asked.photos, "batch size": asked.batch_size}
-            record(f"predict/{model.replace('/', '-')}", {**measured, **found})
+            record(f"predict/{model.replace('/', '-')}", {**measured, **found}, limits())
     publish("predict", section(), *CELLS.glob("*.json"))
 
 

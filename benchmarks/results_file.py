@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,11 +22,12 @@ PEERS = ("timm", "transformers", "torchvision")
 """Whose versions stand in every result beside those of the libraries that Vitrail runs by."""
 
 
-def record(name: str, findings: Any) -> Path:
-    """Write ``results/<name>.json``, where the name may have folders: the findings and their machine."""
+def record(name: str, findings: Any, limits: Mapping[str, float] | None = None) -> Path:
+    """Write ``results/<name>.json``, where the name may have folders: the findings, the machine and its limits."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), "findings": findings}, indent=2) + "\n")
+    told = {"machine": machine(), **({"limits": dict(limits)} if limits else {}), "findings": findings}
+    path.write_text(json.dumps(told, indent=2) + "\n")
     return path
 
 
@@ -34,6 +36,15 @@ def publish(part: str, text: str, *paths: Path) -> None:
     found = [json.loads(path.read_text())["machine"] for path in paths]
     names = sorted({f"{one['processor']}, {one['cores']} cores" for one in found})
     write_section(PERFORMANCE, part, f"{text}\n\nMeasured on {'; '.join(names)}." if names else text)
+
+
+def fallen(before: Mapping[str, float], now: Mapping[str, float], margin: float) -> list[str]:
+    """Ratios that are lower than they were by more than ``margin``, in words; what is no longer measured is one."""
+    return [
+        f"{name}: {old:.2f} -> {f'{now[name]:.2f}' if name in now else 'not measured'}"
+        for name, old in before.items()
+        if now.get(name, 0.0) < old - margin
+    ]
 
 
 def kind() -> str:

@@ -38,15 +38,13 @@ import numpy as np
 
 from benchmarks.full import right
 from benchmarks.imagenette import WEIGHTS
+from benchmarks.limits import limits
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.evaluate.metrics import paired_bootstrap
 from vitrail.report.markdown import table
 
 CELLS = RESULTS / "time_to_accuracy"
-FINETUNE: dict[str, tuple[str, ...]] = {
-    "vitrail finetune": (),
-    "vitrail finetune --method full --resolution 112": ("--method", "full", "--resolution", "112"),
-}
+FINETUNE: dict[str, tuple[str, ...]] = {"vitrail finetune": ()}
 GOAL, LOOK = 0.55, 250
 STEPS, BATCH, RATE, DECAY, WARMUP, SMOOTHING, CROP = 6000, 128, 1e-3, 0.05, 0.05, 0.1, 0.5
 PIXELS, LAYERS, WIDTH, HEADS, PATCH = 32, 6, 128, 4, 4
@@ -138,7 +136,7 @@ def cell(name: str, measure: Any) -> Cell:
     """A measured run from its file, or measured now, in a folder that is gone afterwards."""
     if not (CELLS / f"{name}.json").is_file():
         with tempfile.TemporaryDirectory() as folder:
-            record(f"time_to_accuracy/{name}", measure(Path(folder)))
+            record(f"time_to_accuracy/{name}", measure(Path(folder)), limits())
     found: Cell = json.loads((CELLS / f"{name}.json").read_text())["findings"]
     return found
 

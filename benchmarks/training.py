@@ -8,7 +8,8 @@ others leave on as timm does. The speed of a 2048 x 2048 product, measured in th
 With ``--curves``: the losses of timm (bf16 autocast) and Vitrail from the same weights on the same batches of
 ``cifar10``, three seeds, 32-pixel model: written down before, the mean loss of the last quarter differs by less than
 the seeds do (two-sided t, 95 %). Aim for speed: 1.3 times the fastest peer. Half an hour and fifteen minutes on two
-cores; name shapes to time those alone.
+cores; name shapes to time those alone. ``--check SHAPE`` times that one again and says whether its ratios have fallen
+by more than ``MARGIN``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.results_file import RESULTS, kind, publish, record
+from benchmarks.limits import limits
+from benchmarks.results_file import RESULTS, fallen, kind, publish, record
 from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
@@ -51,6 +53,7 @@ from vitrail.weights.dialect import translate_back
 from vitrail.weights.timm import rules
 
 ROUNDS, STEPS = 5, 3
+MARGIN = 0.15
 SPEEDS = RESULTS / "training"
 """A file for each kind of processor."""
 RATE, CLASSES = 1e-3, 10
@@ -90,52 +93,67 @@ Way = Callable[[int], list[float]]
 
 
 def main() -> None:
-    """Time the shapes that are named, or all, print and record."""
+    """Time the shapes that are named, or all, print and record; or check one."""
     path = SPEEDS / f"{kind()}.json"
-    findings: dict[str, Any] = json.loads(path.read_text())["findings"] if path.is_file() else {}
-    if unknown := set(sys.argv[1:]) - set(SHAPES):
+    before: dict[str, Any] = json.loads(path.read_text())["findings"] if path.is_file() else {}
+    named = [word for word in sys.argv[1:] if word != "--check"]
+    if unknown := set(named) - set(SHAPES):
         sys.exit(f"No shape {', '.join(sorted(unknown))}: name one of {'; '.join(SHAPES)}.")
-    for name in sys.argv[1:] or SHAPES:
-        shape = SHAPES[name]
-        ways = {
-            "timm, fp32": peer(shape, bf16=False),
-            "timm, bf16": peer(shape),
-            "timm, bf16, compiled": peer(shape, compiled=True),
-            "timm, bf16, attention not fused": peer(shape, fused=False),
-            "timm, bf16, attention not fused, compiled": peer(shape, fused=False, compiled=True),
-            OURS: ours(shape),
-            OURS_COMPILED: ours(shape, compiled=True),
-        }
-        for way in ways.values():
-            way(2)  # warms up, and compiles
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        limits = []
-        for _ in range(ROUNDS):
-            for label, way in ways.items():
-                seconds[label] += way(STEPS)[1:]
-            limits.append(product_limit(torch.device("cpu"), torch.bfloat16))
-        speeds = {label: shape.batch / statistics.median(times) for label, times in seconds.items()}
-        best = max(speeds[OURS], speeds[OURS_COMPILED])
-        usual = max(speed for label, speed in speeds.items() if label.startswith("timm") and "not" not in label)
-        every = max(speed for label, speed in speeds.items() if label.startswith("timm"))
-        findings[name] = {
-            "images_per_second": speeds,
-            "to_fastest_peer": best / usual,
-            "to_fastest_peer_not_fused": best / every,
-            "product_limit_gflops": statistics.median(limits) / 1e9,
-        }
-        print(name)
-        for label, speed in speeds.items():
-            print(f"    {label:<44}{speed:8.1f} images/s  {speed / speeds['timm, bf16']:5.2f} x timm, bf16")
-        print(f"    best of ours: {best / usual:.2f} x the fastest peer, {best / every:.2f} x with attention not fused")
-    print(record(f"{SPEEDS.name}/{kind()}", findings))
+    if "--check" in sys.argv:
+        if len(named) != 1 or named[0] not in before:
+            sys.exit("Name one to check that was measured on this kind of processor.")
+        slower = fallen(ratios(before[named[0]]), ratios(measure(named[0])), MARGIN)
+        sys.exit(f"slower against the peers: {'; '.join(slower)}" if slower else None)
+    findings = {**before, **{name: measure(name) for name in named or SHAPES}}
+    print(record(f"{SPEEDS.name}/{kind()}", findings, limits()))
     write_sections()
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Images a second of every way at a shape, and what they say."""
+    shape = SHAPES[name]
+    ways = {
+        "timm, fp32": peer(shape, bf16=False),
+        "timm, bf16": peer(shape),
+        "timm, bf16, compiled": peer(shape, compiled=True),
+        "timm, bf16, attention not fused": peer(shape, fused=False),
+        "timm, bf16, attention not fused, compiled": peer(shape, fused=False, compiled=True),
+        OURS: ours(shape),
+        OURS_COMPILED: ours(shape, compiled=True),
+    }
+    for way in ways.values():
+        way(2)  # warms up, and compiles
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    products = []
+    for _ in range(ROUNDS):
+        for label, way in ways.items():
+            seconds[label] += way(STEPS)[1:]
+        products.append(product_limit(torch.device("cpu"), torch.bfloat16))
+    speeds = {label: shape.batch / statistics.median(times) for label, times in seconds.items()}
+    best = max(speeds[OURS], speeds[OURS_COMPILED])
+    usual = max(speed for label, speed in speeds.items() if label.startswith("timm") and "not" not in label)
+    every = max(speed for label, speed in speeds.items() if label.startswith("timm"))
+    print(name)
+    for label, speed in speeds.items():
+        print(f"    {label:<44}{speed:8.1f} images/s  {speed / speeds['timm, bf16']:5.2f} x timm, bf16")
+    print(f"    best of ours: {best / usual:.2f} x the fastest peer, {best / every:.2f} x with attention not fused")
+    return {
+        "images_per_second": speeds,
+        "to_fastest_peer": best / usual,
+        "to_fastest_peer_not_fused": best / every,
+        "product_limit_gflops": statistics.median(products) / 1e9,
+    }
+
+
+def ratios(found: Mapping[str, Any]) -> dict[str, float]:
+    """What ``measure`` says of ours to the peers."""
+    return {name: value for name, value in found.items() if name.startswith("to_")}
 
 
 def write_sections() -> None:
     """Write what is measured, speeds and curves, into the page of speeds."""
     speeds = {path: json.loads(path.read_text()) for path in sorted(SPEEDS.glob("*.json"))}
-    publish("training", "\n\n".join(speeds_section(**found) for found in speeds.values()))
+    publish("training", "\n\n".join(speeds_section(one["machine"], one["findings"]) for one in speeds.values()))
     if (path := RESULTS / "training_curves.json").is_file():
         publish("training-curves", curves_section(json.loads(path.read_text())["findings"]), path)
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.engines import SETS, with_head
+from benchmarks.limits import limits
 from benchmarks.results_file import PERFORMANCE, publish, record
 from vitrail.config import transformer
 from vitrail.record import to_dict
@@ -61,7 +62,7 @@ def main() -> None:
         "sweep_minutes": (time.monotonic() - start) / 60,
         **verdict(winner, swept),
     }
-    publish("tune", section(findings), record("tune", findings))
+    publish("tune", section(findings), record("tune", findings, limits()))
 
 
 def sweep(work: Work, winner: Runtime) -> list[Trial]:

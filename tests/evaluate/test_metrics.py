@@ -98,6 +98,18 @@ def test_paired_bootstrap_agrees_with_resampling_images() -> None:
     assert paired_bootstrap(b, a)[0] == -difference
 
 
+def test_paired_bootstrap_over_seeds_agrees_with_resampling_images() -> None:
+    """Each image counts with its mean over seeds: images are drawn again, seeds are not."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((3, 400)) < 0.9, rng.random((3, 400)) < 0.85
+    difference, low, high = paired_bootstrap(a, b)
+    picks = rng.integers(400, size=(4000, 400))
+    expected = np.percentile(a.mean(0)[picks].mean(1) - b.mean(0)[picks].mean(1), [2.5, 97.5])
+    assert difference == pytest.approx(a.mean() - b.mean())
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.004)
+    assert paired_bootstrap(a[:1], b[:1]) == paired_bootstrap(a[0], b[0])
+
+
 def test_paired_bootstrap_sees_the_pairing() -> None:
     right = np.arange(100) < 60
     assert paired_bootstrap(right, right) == (0.0, 0.0, 0.0)

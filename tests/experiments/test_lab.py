@@ -212,8 +212,8 @@ def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
     assert found.rows[2][4] == ""
 
 
-def test_shuffled_labels_teach_nothing(data: Path, tmp_path: Path) -> None:
-    """With half of each class called the other, no better than the better half of guesses."""
+def test_shuffled_labels_are_dealt_out_at_random(data: Path, tmp_path: Path) -> None:
+    """About half of each class is called the other; what settings are searched by keeps its labels."""
     write_table(Photos("shades", 8, shuffled=True), data, tmp_path / "split.csv", tmp_path / "table.csv")
     rows = [line.rsplit(",", 2) for line in (tmp_path / "table.csv").read_text().splitlines()[1:]]
     own = [Path(path).parent.name == label for path, label, part in rows if part == "train"]

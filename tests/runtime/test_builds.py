@@ -79,6 +79,21 @@ def test_another_model_or_other_ranges_are_another_build(tmp_path: Path, built: 
         assert len(built) == count
 
 
+@pytest.mark.parametrize("what", ["processor", "versions"])
+def test_another_machine_or_library_is_another_build(
+    what: str, tmp_path: Path, built: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _model(PLAIN)
+    engine(model, OPENVINO, None, tmp_path)
+    usual = getattr(engines, what)()
+    monkeypatch.setattr(engines, what, lambda: "another" if what == "processor" else {**usual, "openvino": "1.0"})
+    engine(model, OPENVINO, None, tmp_path)
+    assert len(built) == 2
+    monkeypatch.setattr(engines, what, lambda: usual)
+    engine(model, OPENVINO, None, tmp_path)
+    assert len(built) == 2, "the first is still there"
+
+
 def test_nothing_is_kept_before_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         assert not any(path.name.startswith("openvino") for path in (tmp_path / BUILDS).iterdir())

@@ -17,7 +17,7 @@ from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
 from vitrail.runtime import engines, openvino
-from vitrail.runtime.engines import BOUNDS, Rejected, available, engine
+from vitrail.runtime.engines import BOUNDS, MERGED, Rejected, available, engine
 from vitrail.runtime.merging import Merged
 from vitrail.runtime.plan import BUILDS, Runtime
 from vitrail.runtime.sizes import in_sizes
@@ -77,6 +77,26 @@ def test_merged_graphs_give_what_merged_models_give(way: str, tmp_path: Path) ->
     with torch.no_grad():
         truth = Merged(model, (2, 1))(images)
     assert torch.allclose(engine(model, _way(way, merging=(2, 1)), None, tmp_path)(images), truth, atol=2e-4)
+
+
+@pytest.mark.parametrize("merging", [(), (2, 1)])
+def test_compiled_by_inductor_it_gives_what_the_model_gives(merging: tuple[int, ...]) -> None:
+    """Really compiled, for the sizes that it is checked in: a picture alone, and a full batch."""
+    model, images = _model(PLAIN), _pictures(PLAIN)
+    with torch.no_grad():
+        truth = Merged(model, merging)(images) if merging else model.features(images)
+    made = engine(model, _way("compiled:fp32", merging=merging, batch_size=2))
+    assert torch.allclose(made(images), truth, atol=2e-4)
+
+
+def test_merged_graphs_in_eight_bits_are_near(tmp_path: Path) -> None:
+    model, images = _model(replace(PLAIN, encoder=replace(PLAIN.encoder, width=48))), _pictures(PLAIN, 16)
+    with torch.no_grad():
+        truth = Merged(model, (2, 1))(images)
+    for way in ("onnx:int8", "openvino:int8"):
+        found = engine(model, _way(way, merging=(2, 1)), images, tmp_path)(images)
+        apart = float(((found - truth).norm(dim=-1) / truth.norm(dim=-1)).mean())
+        assert 1e-4 < apart < MERGED[0] * BOUNDS["int8"], way
 
 
 def test_eight_bits_are_near_and_ranges_need_pictures(tmp_path: Path) -> None:
@@ -152,6 +172,31 @@ def test_where_eight_bits_are_too_few_sensitive_layers_keep_more(
     with pytest.raises(Rejected):
         engine(_model(PLAIN), _way("openvino:int8"), _pictures(PLAIN, 8), tmp_path)
     assert scopes == list(openvino.SENSITIVE)
+
+
+def test_the_sensitive_layers_are_then_not_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, checks = engines.check, iter((True, False))
+
+    def first_is_too_coarse(*what: Any) -> None:
+        if next(checks):
+            raise Rejected("too coarse")
+        usual(*what)
+
+    def in_eight_bits(folder: Path) -> int:
+        graph = openvino._core().read_model(folder / openvino.GRAPH)
+        constants = [node for node in graph.get_ops() if node.get_type_name() == "Constant"]
+        return sum(node.get_element_type().get_type_name() == "i8" for node in constants)
+
+    folders = tmp_path / "all", tmp_path / "but"
+    for folder in folders:
+        folder.mkdir()
+    pictures = _pictures(PLAIN, 8)
+    engine(_model(PLAIN), _way("openvino:int8"), pictures, folders[0])
+    monkeypatch.setattr(engines, "check", first_is_too_coarse)
+    engine(_model(PLAIN), _way("openvino:int8"), pictures, folders[1])
+    (every,), (fewer,) = ((folder / BUILDS).iterdir() for folder in folders)
+    assert in_eight_bits(every) - in_eight_bits(fewer) == PLAIN.layers, "the second layer of each MLP"
+    assert in_eight_bits(fewer) > 0
 
 
 def test_what_cannot_be_run_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

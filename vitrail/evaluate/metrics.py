@@ -157,15 +157,15 @@ def paired_bootstrap(
     """Accuracy of a less that of b on the same n images, and its 95 % percentile interval (Efron 1979).
 
     Args:
-        correct_a, correct_b: (n,) whether each image was right.
+        correct_a, correct_b: (n,) whether each image was right; (S, n) for S seeds of both, whose mean each image
+            then counts with.
     """
-    difference = np.asarray(correct_a, np.int64) - np.asarray(correct_b, np.int64)
+    difference = np.atleast_2d(np.asarray(correct_a, np.int64) - np.asarray(correct_b, np.int64))
     if not difference.size:
         raise UserError("There is no image to compare on: name a folder that holds some.")
-    # Only the counts of -1, 0 and 1 matter, and under resampling they are multinomial.
-    worse, better = np.count_nonzero(difference < 0), np.count_nonzero(difference > 0)
-    n = difference.size
-    shares = np.array([worse, n - worse - better, better]) / n
-    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    low, high = np.percentile((counts[:, 2] - counts[:, 0]) / n, [2.5, 97.5])
+    # Only how many images have each sum over seeds matters, and under resampling these counts are multinomial.
+    seeds, n = difference.shape
+    shares = np.bincount(difference.sum(0) + seeds, minlength=2 * seeds + 1) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)  # (resamples, 2 S + 1)
+    low, high = np.percentile(counts @ np.arange(-seeds, seeds + 1) / (n * seeds), [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)

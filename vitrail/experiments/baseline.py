@@ -11,6 +11,7 @@ from vitrail.cost import flops
 from vitrail.experiments.lab import Lab
 from vitrail.experiments.run import Photos, Run
 from vitrail.experiments.scale import SCALES, ScaleName
+from vitrail.recipes.index import recipe
 from vitrail.resnet import resnet
 from vitrail.settings import PretrainSettings
 from vitrail.tasks.pretrain_plan import architecture_of
@@ -28,6 +29,7 @@ def supervised(scale: ScaleName, model: Mapping[str, Any], steps: int, **setting
     """Arguments of ``vitrail.pretrain`` for so many steps of a model, ``{}`` for one that is there, by labels."""
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
+    plain |= {} if model else usual.finetune
     return {**plain, **model, "steps": steps, "tuning": looking(plain["tuning"], steps), **settings}
 
 
@@ -51,7 +53,8 @@ def vit(scale: ScaleName, classes: int, **settings: Any) -> ViTConfig:
     """What ``vitrail.pretrain`` makes of the scale's model, with other ``settings`` if given, and a classifier."""
     asked = {**SCALES[scale].model, **settings}
     side = asked.pop("resolution")
-    made = architecture_of(PretrainSettings("", "supervised", **asked, resolution=(side, side)), None, None, side)
+    named = recipe(asked["recipe"]) if "recipe" in asked else None
+    made = architecture_of(PretrainSettings("", "supervised", **asked, resolution=(side, side)), named, None, side)
     assert isinstance(made, ViTConfig)
     return made.with_head(replace(made.head, classes=classes))
 

@@ -34,7 +34,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             f"{', '.join(f'{100 * share:g} %' for share in SHARES)} to differ: bring more."
         )
     steps = max(1, usual.steps // SHORT)
-    start = Run(Photos(data, labels=False), supervised(scale, usual.model, steps, objective="mae", tuning={}))
+    start = Run(Photos(data, labels=False), supervised(scale, usual.bare, steps, objective="mae", tuning={}))
     few = Photos(data, counts[SEARCHED_AT])
     fewer = affordable(steps, scale, lab.classes(data))
     begun = {
@@ -124,6 +124,14 @@ def findings(
             },
         ),
         command=command,
+        pairs={
+            f"{one} less {other}, {100 * share:g} %": (
+                results[_budget(one), one, share],
+                results[_budget(other), other, share],
+            )
+            for one, other, shares in ((RESNET, VIT, FEW), (VIT, RESNET, (most,)), (PRETRAINED, RESNET, FEW))
+            for share in shares
+        },
         results=[result for own in results.values() for result in own],
     )
 

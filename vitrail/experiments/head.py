@@ -40,5 +40,6 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         ],
         draw=lambda: rows_of_seeds("Class token or mean", accuracy),
         command=command,
+        pairs={"class token less mean": (results["class token"], results["mean of the patches"])},
         results=[result for own in results.values() for result in own],
     )

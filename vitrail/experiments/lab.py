@@ -23,7 +23,7 @@ import torch
 
 from vitrail.atomic import new_file
 from vitrail.cost import flops, parameters
-from vitrail.data.ahead import end_with_parent
+from vitrail.data.ahead import cores, end_with_parent
 from vitrail.data.held import forget, remember
 from vitrail.data.sources import open_dataset, open_labelled
 from vitrail.errors import UserError
@@ -200,7 +200,7 @@ class Lab:
             finally:
                 forget()
             return
-        threads = max(1, (os.cpu_count() or 1) // self.processes)
+        threads = max(1, cores() // self.processes)
         context = multiprocessing.get_context("spawn")
         others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(self.processes, context, _begin, (threads,)) as pool:

@@ -25,7 +25,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     steps = usual.steps // SHORT
     starts = {
         "random weights": None,
-        "masked patches": Run(Photos(data, labels=False), {**without, "objective": "masked-patches"}),
+        "masked patches": Run(Photos(data, labels=False), {**without, "objective": "masked-patches", **usual.masked}),
         "all labels": Run(Photos(data), plain),
     }
     few = Photos(data, PER_CLASS)
@@ -58,5 +58,9 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         ],
         draw=lambda: rows_of_seeds("Masked patches before few labels", accuracy),
         command=command,
+        pairs={
+            "masked patches less random weights": (results["masked patches"], results["random weights"]),
+            "all labels less masked patches": (results["all labels"], results["masked patches"]),
+        },
         results=[result for own in results.values() for result in own],
     )

@@ -76,5 +76,6 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             "Patch size", "GFLOP an image", [cost[size] / 1e9 for size in sizes], {"ViT": [accuracy[s] for s in sizes]}
         ),
         command=command,
+        pairs={f"{small} less {large}": (results[small], results[large]) for large, small in steps},
         results=[result for own in results.values() for result in own],
     )

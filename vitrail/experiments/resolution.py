@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vitrail.experiments.baseline import looking
+from vitrail.experiments.baseline import supervised
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict, accuracies
 from vitrail.experiments.lab import Lab
@@ -25,22 +23,18 @@ SHORT = {"a few steps": 100, "long": 10}
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
     """Pretrain on labels at one resolution, go on at larger ones, with each way of taking positions there."""
     usual = SCALES[scale]
-    plain = usual.settings()
-    base = [Run(Photos(data), plain, seed) for seed in usual.seeds]
+    base = [Run(Photos(data), usual.settings(), seed) for seed in usual.seeds]
     side = usual.model["resolution"]
-    tuning = {name: value for name, value in plain["tuning"].items() if name != "warmup"}  # steps of the long training
     runs: dict[tuple[float, str, str], list[Run]] = {}
     for factor in LARGER:
         for length, share in SHORT.items():
             for label, way in WAYS.items():
                 steps = max(1, usual.steps // share)
-                settings: dict[str, Any] = {
-                    **{name: value for name, value in plain.items() if name not in usual.model},
+                settings = {
+                    **supervised(scale, {}, steps),
                     "resolution": int(side * factor),
                     "resampling": way,
-                    "steps": steps,
-                    "learning_rate": RATE,
-                    "tuning": looking(tuning, steps),
+                    "learning_rate": usual.finetune.get("learning_rate", RATE),
                 }
                 runs[factor, length, label] = [Run(Photos(data), settings, start.seed, start=start) for start in base]
     results = lab.table(runs)
@@ -90,5 +84,12 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         ],
         draw=lambda: rows_of_seeds("Another resolution", labelled),
         command=command,
+        pairs={
+            f"{int(side * factor)} px, {length}, resampled less {label}": (
+                results[factor, length, resampled],
+                results[factor, length, label],
+            )
+            for factor, length, label in gains
+        },
         results=[result for own in results.values() for result in own],
     )

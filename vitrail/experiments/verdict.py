@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vitrail.evaluate.metrics import t_interval
+import numpy as np
+
+from vitrail.evaluate.metrics import paired_bootstrap, t_interval
+from vitrail.experiments.run import Result
 
 Word = Literal["holds", "does not hold", "undecided"]
 
@@ -37,6 +40,20 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     """Of runs that share their seeds, pair by pair."""
     return over_seeds([one - other for one, other in zip(ours, theirs, strict=True)])
+
+
+def over_pictures(ours: Sequence[Result], theirs: Sequence[Result]) -> Estimate:
+    """Difference in accuracy of runs that share their seeds, and a paired bootstrap over the pictures they judge.
+
+    Each picture counts with the mean over seeds: the interval says whether other pictures would come out alike, and
+    nothing of other seeds.
+    """
+    return Estimate(*paired_bootstrap(_right(ours), _right(theirs)))
+
+
+def _right(results: Sequence[Result]) -> np.ndarray:
+    """(S, n) for S seeds and n pictures."""
+    return np.stack([result.right for result in results])
 
 
 def above(estimate: Estimate, margin: float = 0.0) -> Word:

@@ -100,8 +100,9 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
             f"{100 * SEARCHED_AT:g} % of the compute, among {AMONG}. Every family has the same training compute, "
             f"{', '.join(f'{budget:g}' for budget in leads)} times that of the ViT's usual steps. Noisy Student sees "
             f"{100 * LABELLED:.0f} % of the labels, and half of its compute is its teacher's: it stands beside the "
-            "others and is not held against them, which see all labels. Written down before: a lead is a 95 % t "
-            "interval over seeds above zero."
+            "others and is not held against them, which see all labels; its teacher's labels are soft, those surer "
+            "than 0.3, of each class as many as come. Written down before: a lead is a 95 % t interval over seeds "
+            "above zero."
         ),
         header=[
             "model",
@@ -145,6 +146,10 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
             {family: [accuracy[family, budget] for budget in leads] for family in (VIT, HYBRID, RESNET)},
         ),
         command=command,
+        pairs={
+            **{f"ViT less ResNet, {budget:g}": (results[VIT, budget], results[RESNET, budget]) for budget in leads},
+            f"hybrid less ViT, {least:g}": (results[HYBRID, least], results[VIT, least]),
+        },
         results=[result for own in results.values() for result in own],
     )
 
