@@ -45,12 +45,15 @@ def test_r50_is_timms(dtype: torch.dtype, within: float, size: tuple[int, int]) 
     torch.testing.assert_close(ours(images), expected, rtol=within, atol=within)
 
 
-def test_r50_has_timms_number_of_parameters() -> None:
+@pytest.mark.parametrize(("depth", "parameters"), [(50, 25_549_352), (101, 44_541_480)])
+def test_tensors_are_timms_by_name_shape_and_number(depth: int, parameters: int) -> None:
     with blank():
-        ours = build(resnet("R50", classes=1000))
-        theirs = timm.create_model("resnetv2_50x1_bit", num_classes=1000)
-    count = sum(tensor.numel() for tensor in ours.parameters())
-    assert count == sum(tensor.numel() for tensor in theirs.parameters()) == 25_549_352
+        ours = build(resnet(f"R{depth}", classes=1000))
+        theirs = timm.create_model(f"resnetv2_{depth}x1_bit", num_classes=1000)
+    assert isinstance(theirs, ResNetV2)
+    expected = {name: tensor.shape for name, tensor in _renamed(theirs).items()}
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == expected
+    assert sum(shape.numel() for shape in expected.values()) == parameters
 
 
 @pytest.mark.parametrize(
