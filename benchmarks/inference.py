@@ -215,7 +215,7 @@ def tables(cells: list[str], name: str) -> str:
     speeds = [[name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)] for name in names]
     bounds = [
         [name, *(f"{one['limits'].get(name, float('nan')):.0f}" for one in measured.values())]
-        for name in measured[cells[0]]["limits"]
+        for name in dict.fromkeys(name for one in measured.values() for name in one["limits"])
     ]
     own = {cell: ratios(found[cell]) for cell in cells}
     told = list(dict.fromkeys(name for one in own.values() for name in one))

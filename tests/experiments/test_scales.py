@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from vitrail.config import Architecture, ModelCard, Preprocessing
+from vitrail.config import Architecture, ModelCard, Preprocessing, ViTConfig
 from vitrail.cost import flops, parameters
 from vitrail.experiments import inductive_bias
 from vitrail.experiments.baseline import supervised
@@ -130,8 +130,9 @@ def test_paper_scale_trains_as_the_paper_says() -> None:
     papers = plan({"objective": "supervised", "recipe": recipe.name})
     assert found.architecture == recipe.architecture
     assert (found.training.steps, found.training.batch_size) == (recipe.steps(), recipe.batch_size)
-    for name in ("optimizer", "learning_rate", "betas", "weight_decay", "schedule", "warmup", "clip", "average"):
+    for name in ("optimizer", "learning_rate", "betas", "weight_decay", "schedule", "clip", "average"):
         assert getattr(found.training, name) == getattr(papers.training, name), name
+    assert found.training.warmup * found.training.steps == recipe.warmup_steps() == 10_000
     assert found.training.betas == (0.9, 0.999)
     assert found.arguments == papers.arguments
     assert found.arguments["smoothing"] == 0.0
@@ -151,6 +152,11 @@ def test_paper_scale_goes_on_as_the_paper_says() -> None:
     assert (found.training.warmup, found.training.clip) == (recipe.warmup.amount, recipe.clip)
     assert found.training.average == pytest.approx(1 / (1 - (recipe.average or 0)))
     assert found.architecture.head.prelogits is None
+    assert isinstance(found.architecture, ViTConfig)
+    assert found.architecture.encoder.dropout == recipe.architecture.encoder.dropout == 0.0
+    assert found.arguments["smoothing"] == recipe.label_smoothing
+    assert found.policy.smallest_crop == 0.05
+    assert found.training.steps * found.training.batch_size == 20_000 * SCALES["paper"].batch_size
 
 
 def test_paper_scale_hides_patches_as_the_paper_says() -> None:

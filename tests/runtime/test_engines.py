@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,8 @@ def test_merged_graphs_give_what_merged_models_give(way: str, tmp_path: Path) ->
     assert torch.allclose(engine(model, _way(way, merging=(2, 1)), None, tmp_path)(images), truth, atol=2e-4)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here")
 @pytest.mark.parametrize("merging", [(), (2, 1)])
 def test_compiled_by_inductor_it_gives_what_the_model_gives(merging: tuple[int, ...]) -> None:
     """Really compiled, for the sizes that it is checked in: a picture alone, and a full batch."""
@@ -96,7 +99,7 @@ def test_merged_graphs_in_eight_bits_are_near(tmp_path: Path) -> None:
     for way in ("onnx:int8", "openvino:int8"):
         found = engine(model, _way(way, merging=(2, 1)), images, tmp_path)(images)
         apart = float(((found - truth).norm(dim=-1) / truth.norm(dim=-1)).mean())
-        assert 1e-4 < apart < MERGED[0] * BOUNDS["int8"], way
+        assert 1e-4 < apart < BOUNDS["int8"] + MERGED[1], way
 
 
 def test_eight_bits_are_near_and_ranges_need_pictures(tmp_path: Path) -> None:

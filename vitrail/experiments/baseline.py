@@ -26,10 +26,15 @@ SEARCHED_AT = 0.25
 
 
 def supervised(scale: ScaleName, model: Mapping[str, Any], steps: int, **settings: Any) -> dict[str, Any]:
-    """Arguments of ``vitrail.pretrain`` for so many steps of a model, ``{}`` for one that is there, by labels."""
+    """Arguments of ``vitrail.pretrain`` for so many steps of a model, ``{}`` for one that is there, by labels.
+
+    Where what goes on has another batch than the usual one, it takes as many more steps as see the same pictures.
+    """
     usual = SCALES[scale]
     plain = {name: value for name, value in usual.settings().items() if name not in usual.model}
-    plain |= {} if model else usual.finetune
+    if not model:
+        plain |= usual.finetune
+        steps = steps * usual.batch_size // plain["batch_size"]
     return {**plain, **model, "steps": steps, "tuning": looking(plain["tuning"], steps), **settings}
 
 

@@ -34,7 +34,8 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             f"{', '.join(f'{100 * share:g} %' for share in SHARES)} to differ: bring more."
         )
     steps = max(1, usual.steps // SHORT)
-    start = Run(Photos(data, labels=False), supervised(scale, usual.bare, steps, objective="mae", tuning={}))
+    pieces = {name: value for name, value in (usual.tuning or {}).items() if name == "accumulate"}
+    start = Run(Photos(data, labels=False), supervised(scale, usual.bare, steps, objective="mae", tuning=pieces))
     few = Photos(data, counts[SEARCHED_AT])
     fewer = affordable(steps, scale, lab.classes(data))
     begun = {

@@ -43,9 +43,10 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         title="Masked patches before few labels",
         source="ViT sections 4.6 and B.1.2: 79.9 %, 2 points over scratch and 4 behind supervised pretraining.",
         margins=(
-            f"{PER_CLASS} labels a class of {data} after pretraining on all its training pictures, once each, for the "
-            f"same steps; {steps} steps of fine-tuning, the rate of each searched among {AMONG}. Written down "
-            "before: a gain is a 95 % t interval over the seeds of fine-tuning above zero."
+            f"{PER_CLASS} labels a class of {data} after pretraining on all its training pictures, once each, for "
+            f"{'steps of its own' if usual.masked else 'the same steps'}; {steps} steps of fine-tuning, the rate of "
+            f"each searched among {AMONG}. Written down before: a gain is a 95 % t interval over the seeds of fine-tuning "
+            "above zero."
         ),
         header=["begins as", "learning rate", "test accuracy, %"],
         rows=[

@@ -49,7 +49,8 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         teachers = [best.but(seed=seed) for seed in usual.seeds]
         runs[family, TEACHER] = teachers
         runs[family, LONG] = [long.but(seed=seed) for seed in usual.seeds]
-        calm = best.but(steps=whole, tuning=clean)
+        still = {"dropout": 0.0} if "recipe" in best.settings else {}  # a recipe may have some
+        calm = best.but(steps=whole, tuning=clean, **still)
         runs[family, STUDENT] = [Run(all_of_them, long.settings, own.seed, teacher=own) for own in teachers]
         runs[family, TRUE] = [Run(every_label, long.settings, seed) for seed in usual.seeds]
         runs[family, CALM] = [Run(all_of_them, calm.settings, own.seed, teacher=own) for own in teachers]

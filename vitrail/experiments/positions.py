@@ -48,9 +48,10 @@ def findings(results: dict[str, list[Result]], data: str, command: str) -> Findi
         title="Position information",
         source="Article 3.2; ViT appendix D.4, table 8.",
         margins=(
-            "Each kind at the stem, relative ones in every layer's attention, from the same settings and seeds on "
-            f"{data}. Written down before: each kind is more than {100 * DROP:.0f} point above none; the kinds tie if "
-            f"each is within {100 * TIE:.0f} point of the best (95 % t intervals over seeds of the difference)."
+            f"Each kind at the stem{', or where it says' if any(':' in kind for kind in known) else ''}, relative ones "
+            f"in every layer's attention, from the same settings and seeds on {data}. Written down before: each kind "
+            f"is more than {100 * DROP:.0f} point above none; the kinds tie if each is within {100 * TIE:.0f} point of "
+            "the best (95 % t intervals over seeds of the difference)."
         ),
         header=["positions", "test accuracy, %", "above none, points (95 %)", "parameters"],
         rows=rows,
