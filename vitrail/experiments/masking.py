@@ -45,8 +45,8 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         margins=(
             f"{PER_CLASS} labels a class of {data} after pretraining on all its training pictures, once each, for "
             f"{'steps of its own' if usual.masked else 'the same steps'}; {steps} steps of fine-tuning, the rate of "
-            f"each searched among {AMONG}. Written down before: a gain is a 95 % t interval over the seeds of fine-tuning "
-            "above zero."
+            f"each searched among {AMONG}. Written down before: a gain is a 95 % t interval over the seeds of "
+            "fine-tuning above zero."
         ),
         header=["begins as", "learning rate", "test accuracy, %"],
         rows=[
