@@ -53,9 +53,9 @@ def test_asked_twice_it_ends_at_once(started: subprocess.Popen[str]) -> None:
     assert started.stderr is not None
     port = int(started.stderr.readline().rpartition(":")[2].split()[0])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
-        with urlopen(f"http://127.0.0.1:{port}/health", timeout=60):
-            pass  # so it has seen the other, which it would wait for
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 "), "it waits for the picture"
         started.send_signal(signal.SIGINT)
         assert started.stderr.readline().startswith("Answering what was taken in.")
         started.send_signal(signal.SIGINT)
