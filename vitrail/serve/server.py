@@ -52,8 +52,8 @@ def serve(
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             if self.should_exit:
                 os._exit(128 + sig)  # a batch cannot be left in its middle, and nothing is half-written
+            super().handle_exit(sig, frame)  # before a word is said, during which the next may come
             show.say("Answering what was taken in. Once more ends it at once.")
-            super().handle_exit(sig, frame)
 
     with listen(host, port) as listening:
         classifier = load(model, device=device, runtime=runtime, quiet=quiet)
