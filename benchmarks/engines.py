@@ -9,7 +9,9 @@
 
 Aims for ``accuracy``, written down before: the upper end of the 95 % interval (paired bootstrap) is at most 0.3 points
 for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged: as ``MERGED`` of ``benchmarks/inference.py``, and by the
-schedule that ``search`` finds to cost no more than that on 5,000 training pictures which the head was not fitted on.
+schedule that ``search`` finds to cost no more than ``ALLOWED`` on 20,000 training pictures which the head was not
+fitted on. (Of 5,000 and with 1.0 allowed it found 34 of 64 patches, merged late, which lost 0.92 of the 10,000, 0.53 to
+1.31: a search flatters what it finds, so it is allowed less, and shown more. That was changed after that one look.)
 
 A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
 tables of ``docs/performance.md``. About an hour and a half on two cores.
@@ -52,9 +54,9 @@ from vitrail.tasks.finetune import finetune
 SETS = {"numerics": ("imagenette-subset", 224, "val"), "accuracy": ("cifar10", 112, "test")}
 REFERENCE = "eager:fp32"
 SEARCHED = "openvino:int8, merging searched"
-ALLOWED = 1.0
+ALLOWED = 0.7
 """Points that a schedule may lose, at the upper end of its interval."""
-SEARCHED_ON = 5000
+SEARCHED_ON = 20000
 BATCH = 32
 CALIBRATION = 64
 CELLS = RESULTS / "engines"
