@@ -108,8 +108,10 @@ def noisy_student(
     for number in range(1, rounds + 1):
         place = folder / f"round-{number}"
         if not (place / TABLE).is_file():
-            show.say(f"Round {number}: {teacher} labels {len(others)} pictures.")
-            label(load(teacher, quiet=True), labelled, others, place / TABLE, pseudo, seed, show)
+            teaching = load(teacher, quiet=True)
+            size = sum(parameter.numel() for parameter in teaching.model.parameters()) / 1e6
+            show.say(f"Round {number}: {teacher}, {size:.2f} M parameters, labels {len(others)} pictures.")
+            label(teaching, labelled, others, place / TABLE, pseudo, seed, show)
         result = pretrain(
             place / TABLE, place / STUDENT, objective="supervised", seed=seed, quiet=quiet,
             tuning={**NOISE, **asked["tuning"]}, **student,
