@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, ResNetConfig, ViTConfig
@@ -69,6 +71,51 @@ def test_graphs_give_what_the_model_gives_in_batches_of_any_size(kind: str, way:
         with torch.no_grad():
             truth = model.features(images)
         assert torch.allclose(made(images), truth, atol=2e-4), count
+
+
+@given(st.integers(1, 200), st.integers(1, 64))
+def test_a_batch_is_run_as_equal_ones_that_share_all_threads(pictures: int, threads: int) -> None:
+    count = openvino.streams(pictures, threads)
+    assert pictures % count == threads % count == 0
+    assert count == 1 or pictures // count >= openvino.ALONE
+    assert count == threads or pictures % threads or pictures < openvino.ALONE * threads, "where it can be, one each"
+
+
+def test_a_batch_that_is_run_as_several_gives_what_the_model_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(openvino, "cores", lambda: 2)
+    model, images = _model(PLAIN), _pictures(PLAIN, 24)
+    made = engine(model, _way("openvino:fp32", batch_size=16), None, tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(made(images), model.features(images), atol=2e-4)
+    assert isinstance(made, openvino.OpenVINO)
+    assert {size: len(requests) for size, requests in made.compiled.items()} == {8: 2, 16: 2}
+
+
+def test_whoever_is_interrupted_waits_for_all_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They read the pictures where they are, which would be gone."""
+
+    class Request:
+        def __init__(self, fault: bool) -> None:
+            self.fault, self.did = fault, list[str]()
+
+        def start_async(self, *_: Any, **__: Any) -> None:
+            self.did.append("started")
+
+        def wait(self) -> None:
+            self.did.append("waited")
+            if self.fault:
+                raise KeyboardInterrupt
+
+    images = _pictures(PLAIN, 8)
+    made = engine(_model(PLAIN), _way("openvino:fp32", batch_size=8), None, tmp_path)
+    assert isinstance(made, openvino.OpenVINO)
+    requests = [Request(False), Request(True)]
+    monkeypatch.setitem(made.compiled, 8, requests)
+    with pytest.raises(KeyboardInterrupt):
+        made(images)
+    assert [request.did for request in requests] == [["started", "waited"]] * 2
 
 
 @pytest.mark.parametrize("way", ["eager:fp32", *GRAPHS])

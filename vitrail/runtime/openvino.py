@@ -1,16 +1,19 @@
 """A model's features by OpenVINO, in float32, bf16, or int8 with the rest in bf16.
 
 A build is a graph, ``model.xml`` and ``model.bin``, for batches of any size; it is compiled for each size it meets.
+A batch is run as several at once, each on its own part of the processor: where all of it shared every layer, whoever
+was held up, by the decoder of the next pictures or by another program, would hold up all at the end of each.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ SENSITIVE = ("", ".*mlp.fc2.*")
 as well, whose inputs have the largest outliers."""
 CALIBRATION = 128
 """Most pictures that ranges of numbers are taken from."""
+ALONE = 4
+"""Pictures that keep a part of the processor busy."""
 
 
 def library() -> Any:
@@ -107,12 +112,13 @@ class OpenVINO:
         self.precision = precision
         self.most = most
         self.graph = _core().read_model(folder / GRAPH)
+        self.threads = threads or cores()
         self.hints = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads or cores(),
+            "INFERENCE_NUM_THREADS": self.threads,
         }
-        self.compiled: dict[int, Any] = {}
+        self.compiled: dict[int, list[Any]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
@@ -120,12 +126,28 @@ class OpenVINO:
 
     def _features(self, images: Tensor) -> Tensor:
         if len(images) not in self.compiled:
-            graph = self.graph.clone()
-            graph.reshape(list(images.shape))
-            self.compiled[len(images)] = _core().compile_model(graph, "CPU", self.hints).create_infer_request()
-        request = self.compiled[len(images)]
-        request.infer([images.contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+            self.compiled[len(images)] = self._requests(images)
+        requests = self.compiled[len(images)]
+        parts = images.contiguous().chunk(len(requests))
+        with ExitStack() as running:  # left when all have ended, by Ctrl-C too: they read the pictures where they are
+            for request, part in zip(requests, parts, strict=True):
+                running.callback(request.wait)
+                request.start_async([part.numpy()], share_inputs=True)
+        return torch.cat([torch.from_numpy(request.get_output_tensor(0).data) for request in requests])
+
+    def _requests(self, images: Tensor) -> list[Any]:
+        """As many as batches of this size are run as."""
+        count = streams(len(images), self.threads)
+        graph = self.graph.clone()
+        graph.reshape([len(images) // count, *images.shape[1:]])
+        compiled = _core().compile_model(graph, "CPU", {**self.hints, "NUM_STREAMS": count})
+        return [compiled.create_infer_request() for _ in range(count)]
+
+
+def streams(pictures: int, threads: int) -> int:
+    """How many batches of equal size a batch is run as at once, with equally many threads each."""
+    most = math.gcd(pictures, threads)
+    return max(count for count in range(1, most + 1) if most % count == 0 and (count == 1 or pictures >= ALONE * count))
 
 
 @contextmanager
