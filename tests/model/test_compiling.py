@@ -12,15 +12,14 @@ from torch import Tensor
 
 from vitrail.config import EncoderConfig, HeadConfig, ViTConfig, architecture
 from vitrail.errors import UserError
-from vitrail.model.build import build
+from vitrail.model.build import Model, build
 from vitrail.model.cnn import CNN
 from vitrail.model.compiling import compile_blocks
-from vitrail.model.vision import VisionTransformer
 
 CONFIG = ViTConfig(EncoderConfig(2, 24, 3, 48, layer_scale=0.5), (8, 8), (16, 24), head=HeadConfig(("mean",)))
 
 
-def _gradients(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+def _gradients(model: Model, images: Tensor) -> list[Tensor]:
     model.zero_grad()
     model.features(images).pow(2).sum().backward()  # type: ignore[no-untyped-call]
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -55,6 +54,18 @@ def test_a_compiled_model_drops_what_it_would_drop() -> None:
     assert len(found[0]) == len(found[1]) > 0
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_a_compiled_resnet_is_the_same_model() -> None:
+    """Whose convolutions are laid out otherwise; in float64, or a ReLU may fall to the other side."""
+    eager = build(architecture("R1-1-1x0.5", (32, 32)), seed=1).double()
+    compiled = copy.deepcopy(eager)
+    compile_blocks(compiled)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(compiled.features(images), eager.features(images))
+    for ours, theirs in zip(_gradients(compiled, images), _gradients(eager, images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["R14x0.5", "EfficientNet-B0"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vitrail.config import BiTConfig, ResNetConfig
 from vitrail.model.cnn import CNN, classifier_of
 from vitrail.model.heads import Pooling
-from vitrail.model.resnet import GROUPS, Convolution
+from vitrail.model.resnet import GROUPS, Convolution, channels_last
 
 
 class Centred(Convolution):
@@ -21,7 +21,8 @@ class Centred(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        return F.conv2d(x, self.standardised(), stride=self.stride, padding=self.kernel_size[0] // 2)
+        kernels = channels_last(self.standardised())
+        return F.conv2d(channels_last(x), kernels, stride=self.stride, padding=self.kernel_size[0] // 2)
 
 
 class Unit(nn.Module):
