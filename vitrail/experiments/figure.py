@@ -42,7 +42,7 @@ def curves(
         axes[0].errorbar(places, means, reach, color=f"C{number}", marker="o", ms=4, capsize=2, label=label)
     if logarithmic:
         axes[0].set_xscale("log")
-        axes[0].set_xticks(places, [f"{place:.3g}" for place in places])
+        axes[0].set_xticks(places, [f"{place:,.0f}" if place >= 1000 else f"{place:.3g}" for place in places])
         axes[0].minorticks_off()
     axes[0].set(title=title, xlabel=x, ylabel="test accuracy, %")
     if len(series) > 1:
