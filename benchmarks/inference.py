@@ -212,14 +212,14 @@ def tables(cells: list[str], name: str) -> str:
     found = {cell: one["pictures_per_second"] for cell, one in measured.items()}
     names = list(dict.fromkeys(name for speeds in found.values() for name in speeds))
     head = [cell.replace(":", ", ") for cell in cells]
-    speeds = [[name, *(f"{found[cell].get(name, float('nan')):.1f}" for cell in cells)] for name in names]
+    speeds = [[name, *(_told(found[cell], name, 1) for cell in cells)] for name in names]
     bounds = [
-        [name, *(f"{one['limits'].get(name, float('nan')):.0f}" for one in measured.values())]
+        [name, *(_told(one["limits"], name, 0) for one in measured.values())]
         for name in dict.fromkeys(name for one in measured.values() for name in one["limits"])
     ]
     own = {cell: ratios(found[cell]) for cell in cells}
     told = list(dict.fromkeys(name for one in own.values() for name in one))
-    compared = [[name, *(f"{own[cell].get(name, float('nan')):.2f}" for cell in cells)] for name in told]
+    compared = [[name, *(_told(own[cell], name, 2) for cell in cells)] for name in told]
     return "\n\n".join(
         [
             table(["", *head], speeds),
@@ -229,6 +229,11 @@ def tables(cells: list[str], name: str) -> str:
             table(["", *head], bounds),
         ]
     )
+
+
+def _told(found: Mapping[str, float], name: str, places: int) -> str:
+    """The number, or nothing where that was not measured in this cell."""
+    return f"{found[name]:.{places}f}" if name in found else ""
 
 
 def _file(cell: str, name: str | None = None) -> Path:
