@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,18 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_student_learns_from_what_its_teacher_says(data: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_student_learns_from_what_its_teacher_says(
+    data: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     result = noisy_student(
-        data / "labelled", data / "others", teacher, out, rounds=2, quiet=True, tuning=CALM,
+        data / "labelled", data / "others", teacher, out, rounds=2, tuning=CALM,
         pseudo=PseudoLabels(confidence=0.0), **HOW,
     )  # fmt: skip
+    said = capsys.readouterr()
+    sizes = re.findall(r"[\d.]+ M parameters", said.out + said.err)
+    assert len(sizes) == 4, "each round's teacher and student"
+    assert len(set(sizes)) == 1, "which are alike"
     rows = _table(out / "round-1" / "pseudo.csv")
     taken = [row for row in rows if row["shares"]]
     assert len(taken) == 20
