@@ -28,7 +28,7 @@ GROUND = (
 ORDER = (
     *GROUND,
     *("recipes", "model", "weights", "data", "objectives", "downstream", "evaluate", "train", "analyze", "runtime"),
-    *("report", "tasks", "serve", "experiments", "cli"),
+    *("report", "tasks", "serve", "experiments", "cli", "__main__"),
 )
 HEAVY = {"torch", "torchvision", "matplotlib", "pydantic", "sklearn", "transformers"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

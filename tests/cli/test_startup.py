@@ -37,6 +37,14 @@ NOT_NEEDED = {
 """Modules that take long to import, and what they are for."""
 
 
+def test_python_runs_it_as_a_module() -> None:
+    """``python -m vitrail`` is the command: its name in the usage, its exit codes."""
+    started = subprocess.run([sys.executable, "-m", "vitrail", "shwo"], capture_output=True, text=True, check=False)
+    assert started.returncode == 2
+    assert "Usage: python -m vitrail" in started.stderr
+    assert "No such command 'shwo'" in started.stderr
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A model folder and a picture."""
