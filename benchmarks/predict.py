@@ -172,7 +172,7 @@ def make_model(name: str, folder: Path) -> None:
     ViTImageProcessor().save_pretrained(folder / name)
 
 
-def make_ours(name: str, folder: Path, runtime: str, photos: Sequence[Path]) -> None:
+def make_ours(name: str, folder: Path, runtime: str, photos: Sequence[Path]) -> Path:
     """The same as a folder of Vitrail's; int8 is built as by ``vitrail tune``, with ranges from ``RANGES`` photos."""
     import vitrail
 
@@ -181,6 +181,7 @@ def make_ours(name: str, folder: Path, runtime: str, photos: Sequence[Path]) -> 
     if parse(runtime).precision == "int8":
         shown = torch.stack([load_picture(path, classifier.card.preprocessing) for path in photos[:RANGES]])
         engine(classifier.model, parse(runtime), shown, saved)
+    return saved
 
 
 def _ours(folder: Path, name: str) -> Path:
