@@ -70,20 +70,28 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """A socket that listens there, and whose connections send at once what they are given.
 
     Raises:
         UserError: it cannot be had.
     """
     try:
-        *others, last = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family, *_, address in others:
-            with suppress(OSError):  # such as one of IPv6, where that is switched off
-                return socket.create_server(address, family=family)
-        return socket.create_server(last[-1], family=last[0])
+        listening = _listen(host, port)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise UserError(
             f"Nothing can listen at {host}, port {port} ({reason.lower()}): choose another --port, 0 for any that is "
             "free, or another --host."
         ) from None
+    # asyncio asks that only of connections that know their protocol, which those of create_server do not. Otherwise
+    # the second half of an answer waits until the first is acknowledged: 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    *others, last = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, *_, address in others:
+        with suppress(OSError):  # such as one of IPv6, where that is switched off
+            return socket.create_server(address, family=family)
+    return socket.create_server(last[-1], family=last[0])
