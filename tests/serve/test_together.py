@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -37,6 +37,7 @@ def test_each_gets_its_own_and_batches_are_no_larger_than_allowed(asked: list[in
     assert found == asked
     assert sum(sizes) == len(asked)
     assert max(sizes, default=0) <= most
+    assert all(size == most or size.bit_count() == 1 for size in sizes)
 
 
 def test_what_waits_while_the_model_is_busy_runs_together() -> None:
@@ -58,7 +59,31 @@ def test_what_waits_while_the_model_is_busy_runs_together() -> None:
     assert first.result() == 0
     assert [other.result() for other in others if not other.cancelled()] == [1, 3, 4, 5, 6]
     together.close()
-    assert sizes == [1, 3, 2]
+    assert sizes == [1, 4, 1]
+
+
+def test_what_fills_no_batch_of_a_known_size_runs_with_those_that_come_next() -> None:
+    sizes: list[int] = []
+    busy, go = threading.Event(), threading.Event()
+    late: list[Future[float]] = []
+
+    def run(images: Tensor) -> list[float]:
+        sizes.append(len(images))
+        busy.set()
+        assert go.wait(20)
+        if sizes == [1, 4]:
+            late.append(together.submit(picture(8)))
+        return numbers(images)
+
+    together = Together(run, 32)
+    first = together.submit(picture(0))
+    assert busy.wait(20)
+    others = [together.submit(picture(number)) for number in range(1, 8)]
+    go.set()
+    assert [one.result() for one in (first, *others)] == list(range(8))
+    assert late[0].result() == 8
+    together.close()
+    assert sizes == [1, 4, 4]
 
 
 def test_a_failure_is_theirs_who_were_in_the_batch() -> None:

@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 class Together(Generic[Result]):
     """One thread that runs what waits whenever it is free, so that a lone picture never waits for company.
 
+    Batches are as large as allowed, or of a power of two.
+
     Args:
         run: (B, C, H, W) -> one result a picture. It is only ever called from one thread.
         most: pictures that it is given at once.
@@ -41,19 +43,23 @@ class Together(Generic[Result]):
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            taken = [self._waiting.get()]
-            while len(taken) < self._most and taken[-1] is not None:
+        held: list[tuple[Tensor, Future[Result]]] = []
+        closing = False
+        while held or not closing:
+            while not closing and len(held) < self._most:
                 try:
-                    taken.append(self._waiting.get_nowait())
+                    one = self._waiting.get(block=not held)
                 except queue.Empty:
                     break
-            batch = [one for one in taken if one is not None]
-            # Who gave up waiting meanwhile is left out, and the others can no longer give up.
-            if batch := [one for one in batch if one[1].set_running_or_notify_cancel()]:
-                self._answer(batch)
-            if taken[-1] is None:
-                return
+                if one is None:
+                    closing = True
+                elif one[1].set_running_or_notify_cancel():  # who gave up meanwhile is left out
+                    held.append(one)
+            # Engines are built for batches of a few sizes, and fill up others: the rest runs with those that come next.
+            size = len(held) if len(held) == self._most else 1 << len(held).bit_length() >> 1
+            if held:
+                self._answer(held[:size])
+                del held[:size]
 
     def _answer(self, batch: Sequence[tuple[Tensor, Future[Result]]]) -> None:
         try:
