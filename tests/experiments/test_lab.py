@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,55 @@ def test_a_rate_that_diverges_is_not_the_best(data: Path, tmp_path: Path, monkey
         there.result(_run())
 
 
+def test_a_run_that_diverges_is_not_made_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, made = _lab(tmp_path, data), []
+
+    def diverge(*words: Any, **settings: Any) -> None:
+        made.append(settings["learning_rate"])
+        raise Diverged("The loss became nan.")
+
+    monkeypatch.setattr(lab, "pretrain", diverge)
+    for _ in range(2):
+        with pytest.raises(Diverged, match="became nan"):
+            there.result(_run())
+    assert made == [1e-2]
+    monkeypatch.undo()
+    assert there.searched(_run(), (1e-2, 1e-3)).settings["learning_rate"] == 1e-3
+
+
+def test_a_rate_at_the_end_of_those_that_were_tried_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(self: Lab, runs: dict[str, list[Run]]) -> dict[str, list[Result]]:
+        return {
+            label: [Result({}, 0.0, 0.0, 0, 0.0, 0, 0, search_accuracy=run.settings["learning_rate"]) for run in own]
+            for label, own in runs.items()
+        }
+
+    monkeypatch.setattr(Lab, "table", table)
+    there = _lab(tmp_path, data)
+    there.searched(_run(), (3e-4, 1e-3, 3e-3))
+    assert there.notes == [
+        "Of the learning rates 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1 that were tried, 0.1 did best, at their end: a "
+        "better one may lie beyond."
+    ]
+
+
+def test_runs_that_learned_nothing_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels dealt out at random: half of the test pictures are right, as many as by one answer."""
+    monkeypatch.setitem(scale.SCALES, "small", Scale(MODEL, 2, 8, 1e-2, seeds=(0, 1)))
+    usual = lab.write_table
+
+    def shuffled(photos: Photos, *words: Any) -> None:
+        usual(replace(photos, shuffled=True), *words)
+
+    monkeypatch.setattr(lab, "write_table", shuffled)
+    found = index.reproduce("patch-size", data, tmp_path / "out", page=tmp_path / "page.md", quiet=True)
+    (note,) = found.notes
+    assert re.fullmatch(r"\d of 6 runs cannot be told from always answering the commonest class \(50\.0 %\): .*", note)
+    assert f"- Note: {note}" in (tmp_path / "page.md").read_text()
+
+
 def test_a_default_that_decides_results_is_part_of_every_name() -> None:
     """What no run says is in the program: where it changes, ``REVISION`` is raised, and all runs are made again."""
     config, said = baseline.vit("small", 10), {}
@@ -205,9 +256,11 @@ def test_the_student_is_held_against_both_its_teacher_and_its_like() -> None:
         ]
 
     scores = {noisy_student.TEACHER: 0.5, noisy_student.LONG: 0.6, noisy_student.STUDENT: 0.58}
-    scores |= {noisy_student.TRUE: 0.49, noisy_student.CALM: 0.7}
+    scores |= {noisy_student.TRUE: 0.49, noisy_student.CALM: 0.7, noisy_student.BOTH: 0.8}
     found = noisy_student.findings({("ViT", part): made(score) for part, score in scores.items()}, (8, 7), "shades", "")
-    assert [verdict.word for verdict in found.verdicts] == ["holds", "does not hold", "does not hold", "holds"]
+    words = ["holds", "does not hold", "does not hold", "holds", "holds"]
+    assert [verdict.word for verdict in found.verdicts] == words
+    assert found.verdicts[2].numbers == "-9.0 (-9.0 to -9.0); less its teacher -1.0 (-1.0 to -1.0)"
     assert found.rows[0][4].startswith("+8.0")
     assert found.rows[2][4] == ""
 
@@ -375,6 +428,33 @@ def test_ctrl_c_ends_the_processes_too(data: Path, tmp_path: Path) -> None:
     for claim in (tmp_path / "runs").glob("*.claim"):
         with locked(claim):  # nobody makes it any more
             pass
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.experiments.test_lab import _lab, _run
+from vitrail.train import loop
+usual = loop._line
+def line(step):
+    if step.done == 3 and list(Path(sys.argv[1]).glob("cells/*")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(step)
+loop._line = line
+_lab(Path(sys.argv[1]), Path(sys.argv[2])).results([_run(), _run().but(seed=1)])
+"""
+
+
+def test_killed_in_the_middle_of_a_run_it_repeats_no_finished_one(data: Path, tmp_path: Path) -> None:
+    out, runs = tmp_path / "killed", [_run(), _run().but(seed=1)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(out), str(data)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (cell,) = (out / "cells").iterdir()
+    before = cell.stat().st_mtime_ns
+    found = _lab(out, data).results(runs)
+    assert (out / "cells" / f"{runs[0].key}.json").stat().st_mtime_ns == before
+    whole = _lab(tmp_path / "whole", data).results(runs)
+    assert [(one.correct, one.curve) for one in found] == [(one.correct, one.curve) for one in whole]
 
 
 def test_a_night_that_a_machine_slept_through_is_no_minutes_of_training(tmp_path: Path) -> None:

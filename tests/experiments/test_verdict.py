@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,22 @@ def test_words(low: float, high: float, more: str, tie: str) -> None:
 
 
 def test_all_must_hold() -> None:
-    assert together(["holds", "holds"]) == "holds"
-    assert together(["holds", "undecided"]) == "undecided"
-    assert together(["undecided", "does not hold"]) == "does not hold"
+    more, less, open_ = (over_seeds([at - 0.01, at, at + 0.01]) for at in (0.5, -0.5, 0.0))
+    assert together(above, [more, more]) == "holds"
+    assert together(above, [more, open_]) == "undecided"
+    assert together(above, [more, open_, less]) == "does not hold"
+    assert together(partial(above, margin=0.6), [more]) == "does not hold"
+
+
+def test_one_of_many_that_fails_by_little_may_do_so_by_chance() -> None:
+    """For three seeds t is 4.303 at 95 %, and 7.649 where one of three may be wrong at all."""
+    close = over_seeds([-0.03, -0.02, -0.01])
+    assert (close.high - close.mean) / (close.of_several(3).high - close.mean) == pytest.approx(
+        4.3027 / 7.6488, abs=1e-4
+    )
+    near = over_seeds([-0.06, -0.04, -0.02])
+    wide = over_seeds([-0.055, -0.04, -0.025])
+    assert above(wide) == "does not hold"
+    assert near.high > 0 > wide.high
+    assert together(above, [wide]) == "does not hold"
+    assert together(above, [wide, over_seeds([0.4, 0.5, 0.6])]) == "undecided"

@@ -14,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitrail.config import ViTConfig
 from vitrail.data.sources import open_dataset
 from vitrail.data.table import Extra, read_extras
 from vitrail.errors import UserError
+from vitrail.resnet import BiTConfig
 from vitrail.tasks import noisy_student as module
 from vitrail.tasks.noisy_student import PseudoLabels, choose, noisy_student
 from vitrail.tasks.pretrain import pretrain
+from vitrail.weights.load import load_weights
 
 MODEL: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2, "patch": 8, "resolution": 16}
 HOW: dict[str, Any] = {**MODEL, "steps": 30, "batch_size": 8, "learning_rate": 1e-2, "checkpoint_every": 10}
@@ -211,6 +214,30 @@ def test_what_is_chosen(n: int, classes: int, confidence: float, per_class: int 
         assert len(set(own)) == min(per_class, there.size)
         left = set(there) - set(own)
         assert not own or max((sure[row] for row in left), default=0.0) <= min(sure[row] for row in own)
+
+
+def test_a_student_without_stochastic_depth(data: Path, teacher: Path, tmp_path: Path) -> None:
+    """A ResNet has none, and is noised by its pictures alone; a ViT has some unless it is said otherwise."""
+    how = {**HOW, "steps": 2}
+    cnn = {name: value for name, value in how.items() if name not in MODEL} | {"architecture": "R1-1x0.5"}
+    drops = {}
+    for name, student in (("ResNet", cnn), ("ViT", how), ("calm ViT", how | {"drop_path": 0.0})):
+        result = noisy_student(
+            data / "labelled", data / "others", teacher, tmp_path / name, quiet=True, tuning=CALM,
+            pseudo=PseudoLabels(confidence=0.0), **student,
+        )  # fmt: skip
+        config = load_weights(result.folder).card.architecture
+        drops[name] = config.encoder.drop_path if isinstance(config, ViTConfig) else None
+        assert isinstance(config, BiTConfig) == (name == "ResNet")
+    assert drops == {"ResNet": None, "ViT": 0.1, "calm ViT": 0.0}
+    with pytest.raises(UserError, match="have no drop_path"):
+        noisy_student(
+            data / "labelled", data / "others", teacher, tmp_path / "deep", quiet=True,
+            pseudo=PseudoLabels(confidence=0.0), **cnn, drop_path=0.2,
+        )  # fmt: skip
+    with pytest.raises(UserError, match="There is no"):
+        noisy_student(data / "labelled", data / "others", teacher, tmp_path / "wrong", quiet=True, architecture="R2D2")
+    assert not list(tmp_path.glob("deep*")) + list(tmp_path.glob("wrong*")), "nothing was labelled"
 
 
 def test_wrong_words(data: Path, teacher: Path, tmp_path: Path) -> None:

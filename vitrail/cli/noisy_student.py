@@ -28,7 +28,10 @@ def noisy_student(
     patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a patch.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Pixels, 224 or 224x168 (height x width).")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of dense layers, while training.")] = None,
-    drop_path: Annotated[float | None, typer.Option(help="Stochastic depth of the last block, while training.")] = 0.1,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(help="Stochastic depth of the last block, while training; 0.1 where a student has it."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often each picture is trained on.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at its highest, for this batch size.")] = None,

@@ -37,3 +37,5 @@ def reproduce(
     if quiet:
         for verdict in found.verdicts:
             print(f"{verdict.claim}: {verdict.word}")
+        for note in found.notes:
+            print(note)

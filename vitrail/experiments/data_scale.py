@@ -23,8 +23,11 @@ LONGER = 8
 LATER = f"{PRETRAINED}, {LONGER} times as long"
 """Added when the pretrained ViT was seen to be behind with few labels: whether it had learned too little before."""
 COMPUTE, REPEATED = "equal compute", "equal epochs"
-TAUGHT = "equal compute, after as much without labels"
-MORE = f"equal compute, after {LONGER} times as much without labels"
+TAUGHT = "equal compute, after as many steps without labels"
+MORE = f"equal compute, after {LONGER} times as many steps without labels"
+LARGE = f"the compute of the ResNet's {EPOCHS} epochs"
+"""Added when the ResNet's lead was seen to fall at equal compute and to grow at equal epochs: with all data, whether it
+falls where there is compute for more than one look at them."""
 
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
@@ -60,6 +63,11 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
                 runs[budget, name, share] = [
                     Run(Photos(data, count), long.settings, seed, one.start) for seed in usual.seeds
                 ]
+    most = max(counts)
+    again = runs[REPEATED, RESNET, most][0].settings["steps"]
+    as_much = round(again * steps / fewer)
+    long = searched[VIT].but(steps=as_much, tuning=looking(searched[VIT].settings["tuning"], as_much))
+    runs[LARGE, VIT, most] = [Run(Photos(data, counts[most]), long.settings, seed) for seed in usual.seeds]
     pretrained = searched[PRETRAINED]
     longer = start.but(steps=LONGER * steps)
     for share in FEW:
@@ -82,16 +90,21 @@ def findings(
     def lead(one: str, other: str, share: float) -> Estimate:
         return difference(accuracy[_budget(one), one, share], accuracy[_budget(other), other, share])
 
+    def ahead(share: float, ours: str, theirs: str) -> list[float]:
+        """By how much the ResNet is, a seed after the other, each at a budget."""
+        pairs = zip(accuracy[ours, RESNET, share], accuracy[theirs, VIT, share], strict=True)
+        return [one - other for one, other in pairs]
+
     least, most = min(counts), max(counts)
-    caught = difference(
-        [a - b for a, b in zip(accuracy[COMPUTE, RESNET, least], accuracy[COMPUTE, VIT, least], strict=True)],
-        [a - b for a, b in zip(accuracy[COMPUTE, RESNET, most], accuracy[COMPUTE, VIT, most], strict=True)],
-    )
-    few = {share: lead(RESNET, VIT, share) for share in FEW}
+    budgets = (COMPUTE, REPEATED)
+    few = {budget: {share: over_seeds(ahead(share, budget, budget)) for share in FEW} for budget in budgets}
+    caught = {budget: difference(ahead(least, budget, budget), ahead(most, budget, budget)) for budget in budgets}
+    passed = {budget: over_seeds([-one for one in ahead(most, budget, budget)]) for budget in budgets}
+    larger = difference(ahead(most, REPEATED, LARGE), ahead(most, COMPUTE, COMPUTE))
+    steps = {budget: results[budget, VIT, most][0].run["settings"]["steps"] for budget in (COMPUTE, LARGE)}
     taught = {share: lead(PRETRAINED, RESNET, share) for share in FEW}
     gained = {share: lead(LATER, PRETRAINED, share) for share in FEW}
     later = {share: lead(LATER, RESNET, share) for share in FEW}
-    passed = lead(VIT, RESNET, most)
     rates = ", ".join(f"{name} {run.settings['learning_rate']:g}" for name, run in searched.items())
     return Findings(
         name="data-scale",
@@ -99,10 +112,11 @@ def findings(
         source="Article 6.2.2; ViT figures 3 and 4.",
         margins=(
             f"On shares of {data}, from random weights but for the pretrained ViT (MAE on all training pictures, no "
-            f"labels, for as many steps as follow, or {LONGER} times as many). Learning rates searched once a family, "
-            f"with {100 * SEARCHED_AT:g} % of the data, among {AMONG}: {rates}. Equal compute: as many steps as cost "
-            f"what the ViT's do, those before them not counted; equal epochs: {EPOCHS}. Written down before: a lead "
-            "counts if its 95 % t interval over seeds lies above zero."
+            f"labels, for as many steps as follow, or {LONGER} times as many, once each: intervals are those of the "
+            f"steps that follow). Learning rates searched once a family, with {100 * SEARCHED_AT:g} % of the data, "
+            f"among {AMONG}: {rates}. Equal compute: as many steps as cost what the ViT's do, those before them not "
+            f"counted; equal epochs: {EPOCHS}. Written down before: a lead counts if its 95 % t interval over seeds "
+            "lies above zero. Added afterwards: the verdicts at equal epochs."
         ),
         header=["budget", "model", *(f"{100 * share:g} % ({count} a class)" for share, count in counts.items())],
         rows=[
@@ -117,25 +131,41 @@ def findings(
             for budget, name in dict.fromkeys((budget, name) for budget, name, _ in results)
         ],
         verdicts=[
-            Verdict(
-                "On little data the ResNet wins",
-                together([above(one) for one in few.values()]),
-                "; ".join(f"{100 * share:g} %: {one.points()}" for share, one in few.items()),
+            *(
+                verdict
+                for budget in budgets
+                for verdict in (
+                    Verdict(
+                        f"At {budget}, on little data the ResNet wins",
+                        together(above, few[budget].values()),
+                        "; ".join(f"{100 * share:g} %: {one.points()}" for share, one in few[budget].items()),
+                    ),
+                    Verdict(
+                        f"At {budget}, with more data the ViT catches up",
+                        above(caught[budget]),
+                        f"the ResNet's lead falls by {caught[budget].points()} from {100 * least:g} % to "
+                        f"{100 * most:g} %",
+                    ),
+                    Verdict(
+                        f"At {budget}, with all data the ViT is ahead", above(passed[budget]), passed[budget].points()
+                    ),
+                )
             ),
             Verdict(
-                "With more data the ViT catches up",
-                above(caught),
-                f"the ResNet's lead falls by {caught.points()} from {100 * least:g} % to {100 * most:g} %",
+                f"Why, added when that was seen: with all data and {LARGE}, the ResNet's lead is larger than at "
+                f"{COMPUTE} of {steps[COMPUTE]:,} steps",
+                above(larger),
+                f"by {larger.points()}; there it is {over_seeds(ahead(most, REPEATED, LARGE)).points()}, the ViT "
+                f"taking {steps[LARGE]:,} steps",
             ),
-            Verdict("With all data the ViT is ahead", above(passed), passed.points()),
             Verdict(
                 "Pretrained, the ViT wins with few labels, its steps without labels not counted",
-                together([above(one) for one in taught.values()]),
+                together(above, taught.values()),
                 "; ".join(f"{100 * share:g} %: {one.points()}" for share, one in taught.items()),
             ),
             Verdict(
                 f"Why, added when that was seen: with {LONGER} times as many steps without labels it is better",
-                together([above(one) for one in gained.values()]),
+                together(above, gained.values()),
                 "; ".join(
                     f"{100 * share:g} %: {one.points()}, less the ResNet {later[share].points()}"
                     for share, one in gained.items()
@@ -143,24 +173,42 @@ def findings(
             ),
         ],
         draw=lambda: curves(
-            "How much data, equal compute",
-            "training pictures a class",
-            list(counts.values()),
-            {name: [accuracy[_budget(name), name, share] for share in counts] for name in (VIT, RESNET, PRETRAINED)},
+            {
+                title: (
+                    "training pictures a class",
+                    {
+                        name: (list(counts.values()), [accuracy[budget, name, share] for share in counts])
+                        for name, budget in shown
+                    },
+                )
+                for title, shown in (
+                    ("Equal compute", ((VIT, COMPUTE), (RESNET, COMPUTE), (PRETRAINED, TAUGHT))),
+                    (f"Equal epochs, {EPOCHS}", ((VIT, REPEATED), (RESNET, REPEATED))),
+                )
+            }
         ),
         command=command,
         pairs={
-            f"{one} less {other}, {100 * share:g} %": (
-                results[_budget(one), one, share],
-                results[_budget(other), other, share],
-            )
-            for one, other, shares in (
-                (RESNET, VIT, FEW),
-                (VIT, RESNET, (most,)),
-                (PRETRAINED, RESNET, FEW),
-                (LATER, PRETRAINED, FEW),
-            )
-            for share in shares
+            **{
+                f"{RESNET} less {VIT}, {budget}, {100 * share:g} %": (
+                    results[budget, RESNET, share],
+                    results[budget, VIT, share],
+                )
+                for budget in budgets
+                for share in (*FEW, most)
+            },
+            f"{RESNET} less {VIT}, {LARGE}, {100 * most:g} %": (
+                results[REPEATED, RESNET, most],
+                results[LARGE, VIT, most],
+            ),
+            **{
+                f"{one} less {other}, {100 * share:g} %": (
+                    results[_budget(one), one, share],
+                    results[_budget(other), other, share],
+                )
+                for one, other in ((PRETRAINED, RESNET), (LATER, PRETRAINED))
+                for share in FEW
+            },
         },
         results=[result for own in results.values() for result in own],
     )

@@ -25,26 +25,31 @@ def rows_of_seeds(
     return drawn
 
 
+Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
+"""Places, and the accuracies of each, a seed after the other."""
+
+
 @canvas.styled
-def curves(
-    title: str,
-    x: str,
-    places: Sequence[float],
-    series: Mapping[str, Sequence[Sequence[float]]],
-    logarithmic: bool = True,
-) -> Any:
-    """Accuracy over ``places``: for each label a list of seeds a place; mean and 95 % t interval."""
-    drawn, axes = canvas.figure(1, 1, size=(5.5, 3.4))
-    for number, (label, groups) in enumerate(series.items()):
-        found = [over_seeds(values) for values in groups]
-        means = [100 * one.mean for one in found]
-        reach = [100 * (one.high - one.mean) if math.isfinite(one.high) else 0.0 for one in found]
-        axes[0].errorbar(places, means, reach, color=f"C{number}", marker="o", ms=4, capsize=2, label=label)
-    if logarithmic:
-        axes[0].set_xscale("log")
-        axes[0].set_xticks(places, [f"{place:,.0f}" if place >= 1000 else f"{place:.3g}" for place in places])
-        axes[0].minorticks_off()
-    axes[0].set(title=title, xlabel=x, ylabel="test accuracy, %")
-    if len(series) > 1:
-        axes[0].legend(frameon=False)
+def curves(panels: Mapping[str, tuple[str, Mapping[str, Curve]]]) -> Any:
+    """Accuracy, mean and 95 % t interval over seeds, along logarithmic axes: by title what runs along, and curves.
+
+    A curve of one name has one colour in all panels.
+    """
+    drawn, axes = canvas.figure(1, len(panels), size=(0.6 + 4.9 * len(panels), 3.6), sharey=True)
+    labels = list(dict.fromkeys(label for _, series in panels.values() for label in series))
+    for axis, (title, (along, series)) in zip(axes, panels.items(), strict=True):
+        for label, (places, groups) in series.items():
+            found = [over_seeds(values) for values in groups]
+            means = [100 * one.mean for one in found]
+            reach = [100 * (one.high - one.mean) if math.isfinite(one.high) else 0.0 for one in found]
+            colour = f"C{labels.index(label)}"
+            axis.errorbar(places, means, reach, color=colour, marker="o", ms=4, capsize=2, label=label)
+        marks = next(iter(series.values()))[0]
+        axis.set_xscale("log")
+        axis.set_xticks(marks, [f"{place:,.0f}" if place >= 1000 else f"{place:.3g}" for place in marks])
+        axis.minorticks_off()
+        axis.set(title=title, xlabel=along)
+        if len(labels) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("test accuracy, %")
     return drawn

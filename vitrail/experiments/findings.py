@@ -44,6 +44,8 @@ class Findings:
     """What is compared, in words, and the runs of both sides, which share their seeds."""
     others: Sequence[Result] = ()
     """Made for these: to search settings, and to start from."""
+    notes: Sequence[str] = ()
+    """What a reader of the results should know besides."""
 
     @property
     def cost(self) -> str:
@@ -82,6 +84,7 @@ class Findings:
         lines += [table(self.header, self.rows), ""]
         lines += [f"![{self.title}]({figure})", ""]
         lines += [f"- {verdict.claim}: **{verdict.word}** ({verdict.numbers})." for verdict in self.verdicts]
+        lines += [f"- Note: {note}" for note in self.notes]
         lines += ["", self.pictures] if self.pairs else []
         lines += ["", f"`{self.command}`: {self.cost}."]
         return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from vitrail.analyze import canvas
 from vitrail.atomic import refuse_unwritable
 from vitrail.config import suggestion
 from vitrail.errors import UserError
+from vitrail.evaluate.metrics import wilson
 from vitrail.experiments import (
     data_scale,
     head,
@@ -24,7 +25,8 @@ from vitrail.experiments import (
 )
 from vitrail.experiments.findings import Findings
 from vitrail.experiments.lab import SPLITS, Lab, on_own_accelerator
-from vitrail.experiments.pictures import look_at
+from vitrail.experiments.pictures import commonest, look_at
+from vitrail.experiments.run import Result
 from vitrail.experiments.scale import ScaleName
 from vitrail.report.markdown import refuse_page, write_section
 from vitrail.report.terminal import Show
@@ -76,12 +78,17 @@ def reproduce(
     refuse_unwritable(folder / SPLITS)
     if page is not None:
         refuse_page(Path(page))
-    look_at(root.absolute(), folder / SPLITS / f"{root.absolute().name}.csv", show)
-    lab = Lab(folder, root.absolute().parent, show, processes)
+    root = root.absolute()
+    lab = Lab(folder, root.parent, show, processes)
+    for sentence in look_at(root, folder / SPLITS / f"{root.name}.csv", show):
+        lab.note(sentence)
     command = f"vitrail reproduce {name} --data {root.name} --scale {scale}"
-    found = EXPERIMENTS[name](lab, root.absolute().name, scale, command)
+    found = EXPERIMENTS[name](lab, root.name, scale, command)
+    if untaught := _untaught(found.results, root):
+        lab.note(untaught)
     shown = [result.run for result in found.results]
-    found = replace(found, others=[result for result in lab.asked.values() if result.run not in shown])
+    others = [result for result in lab.asked.values() if result.run not in shown]
+    found = replace(found, others=others, notes=lab.notes)
     figure = folder / f"{name}.png"
     canvas.save(found.draw(), figure)
     write_section(folder / f"{name}.md", name, found.markdown(figure.name))
@@ -93,6 +100,18 @@ def reproduce(
         show.say(f"{verdict.claim}: {verdict.word} ({verdict.numbers}).")
     show.say(f"{found.cost}; {figure}")
     return found
+
+
+def _untaught(results: Sequence[Result], root: Path) -> str:
+    """A sentence on runs that learned nothing, if there are any."""
+    usual = commonest(root)
+    judged = [wilson(int(one.right.sum()), one.test_images)[0] for one in results if one.test_images]
+    if not (untaught := sum(low <= usual for low in judged)):
+        return ""
+    return (
+        f"{untaught} of {len(judged)} runs cannot be told from always answering the commonest class "
+        f"({100 * usual:.1f} %): labels may be mixed up, pictures too few, or training too short."
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:

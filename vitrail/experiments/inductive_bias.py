@@ -191,12 +191,12 @@ def findings(
         verdicts=[
             Verdict(
                 "Trained, the ResNet moves along with the picture better than any ViT",
-                together([above(one) for one in apart.values()]),
+                together(above, apart.values()),
                 f"the nearest is the ViT with positions {nearest!r}, by {_signed(apart[nearest])}",
             ),
             Verdict(
                 "The ResNet's first layers are more local than any ViT's, before anything is learned",
-                together([above(one) for one in wider.values()]),
+                together(above, wider.values()),
                 f"the nearest is the ViT with positions {narrowest!r}, by {_signed(wider[narrowest])} of the uniform "
                 "spread",
             ),
@@ -216,7 +216,7 @@ def findings(
             *(
                 Verdict(
                     f"Why, added when that was seen: by {way}, the trained ResNet moves along better than any ViT",
-                    together([above(one) for one in own.values()]),
+                    together(above, own.values()),
                     "; ".join(f"{name} {_signed(one)}" for name, one in own.items()),
                 )
                 for way, own in why.items()

@@ -40,6 +40,7 @@ from vitrail.train.lock import Busy, locked
 from vitrail.train.loop import Diverged
 
 CELLS, RUNS, SPLITS = "cells", "runs", "splits"
+DIVERGED = "diverged"
 Label = TypeVar("Label", bound=Hashable)
 POINTS = 100
 """Of a loss curve that is kept."""
@@ -64,6 +65,8 @@ class Lab:
     """Runs made at a time; each takes its share of the processors."""
     asked: dict[str, Result] = field(default_factory=dict, compare=False)
     """All results that were asked for, by key: those that settings were searched by and that others start from too."""
+    notes: list[str] = field(default_factory=list, compare=False)
+    """What a reader of the results should know besides."""
 
     def result(self, run: Run) -> Result:
         """``results`` of one."""
@@ -109,7 +112,20 @@ class Lab:
             if not further or wider == tried:
                 break
             tried = wider
-        return {label: own[best[label]] for label, own in ways.items()}
+        found = {label: own[best[label]] for label, own in ways.items()}
+        for name, one in found.items():
+            if len(rates) > 2 and best[name] in (0, len(tried[name]) - 1):
+                self.note(
+                    f"Of the learning rates {', '.join(f'{rate:g}' for rate in tried[name])} that were tried"
+                    f"{f' for {name}' if name else ''}, {one.settings['learning_rate']:g} did best, at their end: a "
+                    "better one may lie beyond."
+                )
+        return found
+
+    def note(self, sentence: str) -> None:
+        """Say it, and have it stand on the page."""
+        self.show.warn(sentence)
+        self.notes.append(sentence)
 
     def _scores(self, runs: Mapping[Label, Sequence[Run]]) -> dict[Label, list[float]]:
         """Accuracies on the pictures that settings are searched by; 0 of a run that diverges."""
@@ -260,10 +276,19 @@ def make(run: Run, folder: Path, data: Path) -> float | None:
 
     Raises:
         Busy: another process is making it.
+        Diverged: its loss is no number; its cell says so, and it is not made again.
         UserError: the pictures are not there, or training fails.
     """
+    cell = folder / CELLS / f"{run.key}.json"
     with locked(_claim(run, folder)):
-        return None if (folder / CELLS / f"{run.key}.json").is_file() else _made(run, folder, data)
+        if cell.is_file():
+            return None
+        try:
+            return _made(run, folder, data)
+        except Diverged as error:
+            with new_file(cell) as beside:
+                beside.write_text(json.dumps({"run": to_dict(run), DIVERGED: str(error)}) + "\n", encoding="utf-8")
+            raise
 
 
 def _made(run: Run, folder: Path, data: Path) -> float:
@@ -343,8 +368,11 @@ def _minutes(trained: Path) -> float:
 
 
 def _result(path: Path) -> Result:
+    found = read(path)
+    if isinstance(found, dict) and DIVERGED in found:
+        raise Diverged(found[DIVERGED])
     try:
-        return from_dict(Result, read(path), "it")
+        return from_dict(Result, found, "it")
     except UserError as error:
         raise UserError(f"{path} is damaged ({str(error).rstrip('.')}): remove it, and it is made again.") from None
 

@@ -21,8 +21,9 @@ SHORT = 4
 PATHS = {"dropout": 0.1, "drop_path": 0.1}
 """Noise in a Transformer student (1911.04252, section 3.1, has 0.5 and 0.2 for a far larger CNN); a CNN has none."""
 TEACHER, LONG, STUDENT = "teacher", "trained as long on the labels", "student"
-TRUE, CALM = "student of the true labels", "student without noise"
+TRUE, CALM, BOTH = "student of the true labels", "student without noise", "student of the true labels, without noise"
 """Added when the students were seen to lose, to tell the labels' share of it from the noise's."""
+WHY = {TRUE: "with the true labels", CALM: "without noise", BOTH: "with the true labels and without noise"}
 
 
 def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
@@ -54,6 +55,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         runs[family, STUDENT] = [Run(all_of_them, long.settings, own.seed, teacher=own) for own in teachers]
         runs[family, TRUE] = [Run(every_label, long.settings, seed) for seed in usual.seeds]
         runs[family, CALM] = [Run(all_of_them, calm.settings, own.seed, teacher=own) for own in teachers]
+        runs[family, BOTH] = [Run(every_label, calm.settings, seed) for seed in usual.seeds]
     return findings(lab.table(runs), PICTURES[scale], data, command)
 
 
@@ -66,12 +68,12 @@ def findings(
     gains = {
         (family, other): difference(accuracy[family, STUDENT], accuracy[family, other])
         for family in families
-        for other in (TEACHER, LONG, TRUE, CALM)
+        for other in (TEACHER, LONG, *WHY)
     }
     why = {
-        (family, part): difference(accuracy[family, part], accuracy[family, TEACHER])
+        (part, family): [difference(accuracy[family, part], accuracy[family, other]) for other in (STUDENT, TEACHER)]
+        for part in WHY
         for family in families
-        for part in (TRUE, CALM)
     }
     return Findings(
         name="noisy-student",
@@ -101,17 +103,22 @@ def findings(
             for part, what in ((TEACHER, "its teacher"), (LONG, "its like trained as long on the labels"))
         ]
         + [
-            Verdict(f"Why, added when that was seen: {what}, the {family} student gains", above(own), own.points())
-            for part, what in ((TRUE, "with the true labels for its teacher's"), (CALM, "without noise"))
-            for family, own in ((family, why[family, part]) for family in families)
+            Verdict(
+                f"Why, added when that was seen: {WHY[part]}, the {family} student is better",
+                above(better),
+                f"{better.points()}; less its teacher {gain.points()}",
+            )
+            for (part, family), (better, gain) in why.items()
         ],
         draw=lambda: rows_of_seeds(
             "Noisy Student", {f"{family}: {part}": values for (family, part), values in accuracy.items()}
         ),
         command=command,
         pairs={
-            f"{family}, student less {other}": (results[family, STUDENT], results[family, other])
-            for family, other in gains
+            f"{family}, {one} less {other}": (results[family, one], results[family, other])
+            for family in families
+            for one, others in ((STUDENT, (TEACHER, LONG)), *((part, (STUDENT, TEACHER)) for part in WHY))
+            for other in others
         },
         results=[result for own in results.values() for result in own],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 from vitrail.cost import embedding_flops
@@ -58,7 +59,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         verdicts=[
             Verdict(
                 "Smaller patches are better at the same steps",
-                together([above(step, MARGIN) for step in steps.values()]),
+                together(partial(above, margin=MARGIN), steps.values()),
                 "; ".join(f"{large} to {small}: {step.points()}" for (large, small), step in steps.items()),
             ),
             Verdict(
@@ -73,7 +74,12 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             ),
         ],
         draw=lambda: curves(
-            "Patch size", "GFLOP an image", [cost[size] / 1e9 for size in sizes], {"ViT": [accuracy[s] for s in sizes]}
+            {
+                "Patch size": (
+                    "GFLOP an image",
+                    {"ViT": ([cost[size] / 1e9 for size in sizes], [accuracy[size] for size in sizes])},
+                )
+            }
         ),
         command=command,
         pairs={f"{small} less {large}": (results[small], results[large]) for large, small in steps},

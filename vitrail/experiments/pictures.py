@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitrail.atomic import new_file
@@ -13,17 +15,20 @@ from vitrail.errors import UserError
 from vitrail.experiments.lab import read
 from vitrail.experiments.run import order, test_folder
 from vitrail.report.terminal import Show
-from vitrail.tasks.features import content_hashes, twins
+from vitrail.tasks.features import content_hashes, flattering, twins
 
 LEAST = 3
 """Pictures of a class to learn from: one that settings are searched by, and two."""
 
 
-def look_at(root: Path, split: Path, show: Show) -> None:
+def look_at(root: Path, split: Path, show: Show) -> list[str]:
     """See that pictures can be learned from and judged by, and are those that earlier results are of.
 
     The list ``split`` is made, and beside it, ending in ``.json``, what the pictures are known by: their names and
-    sizes. A picture that is learned from and judged by is named, the first time.
+    sizes.
+
+    Returns:
+        What a reader of the results should know: pictures that are both learned from and judged by.
 
     Raises:
         UserError: they are others than before; the parts have other classes, a class has too few pictures, or one to be
@@ -38,7 +43,7 @@ def look_at(root: Path, split: Path, show: Show) -> None:
                 f"The results in {split.parents[1]} are of other pictures called {root.name}, or {root} has changed "
                 "since: bring them back, or name another --out."
             )
-        return
+        return _told(root, read(known).get("twins", []))
     lists = order(root, split)
     for name, paths in lists.items():
         if len(paths) < LEAST:
@@ -53,9 +58,26 @@ def look_at(root: Path, split: Path, show: Show) -> None:
             "remove them."
         )
     learned = [root / path for paths in lists.values() for path in paths]
-    twins(show, learned, judged, content_hashes([*learned, *judged]))
+    both = [
+        [path.relative_to(root).as_posix() for path in (learned[one], judged[other])]
+        for one, other in twins(Show(quiet=True), learned, judged, content_hashes([*learned, *judged]))
+    ]
+    about = {"pictures": digest, "train": len(learned), "test": len(judged), "twins": both}
     with new_file(known) as beside:
-        beside.write_text(json.dumps({"pictures": digest, "train": len(learned), "test": len(judged)}) + "\n", "utf-8")
+        beside.write_text(json.dumps(about) + "\n", "utf-8")
+    return _told(root, both)
+
+
+def _told(root: Path, both: Sequence[Sequence[str]]) -> list[str]:
+    place = Path(root.name)
+    return [flattering([(place / one, place / other) for one, other in both])] if both else []
+
+
+def commonest(root: Path) -> float:
+    """The share of the largest class among the pictures to be judged by: what answering it always gets right."""
+    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    counts = Counter(sample.label for sample in open_labelled(test_folder(root), classes))
+    return max(counts.values()) / counts.total()
 
 
 def _digest(root: Path, test: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict, accuracies
 from vitrail.experiments.lab import Lab
@@ -58,12 +60,12 @@ def findings(results: dict[str, list[Result]], data: str, command: str) -> Findi
         verdicts=[
             Verdict(
                 "Without position information accuracy drops",
-                together([above(gain, DROP) for gain in gains.values()]),
+                together(partial(above, margin=DROP), gains.values()),
                 f"the least gain is that of {least}, {gains[least].points()}",
             ),
             Verdict(
                 "The kinds tie",
-                together([within(gap, TIE) for gap in gaps.values()]),
+                together(partial(within, margin=TIE), gaps.values()),
                 f"{first} is the best; {widest} is behind by {gaps[widest].points()}",
             ),
         ],

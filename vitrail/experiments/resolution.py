@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vitrail.experiments.baseline import supervised
 from vitrail.experiments.figure import rows_of_seeds
 from vitrail.experiments.findings import Findings, Verdict, accuracies
@@ -73,7 +75,7 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
             Verdict(
                 f"Resampled positions beat zero-filled ones after {length.removeprefix('a ')}"
                 + ("" if "steps" in length else " fine-tuning"),
-                together([above(gain, MARGIN) for (_, own, _), gain in gains.items() if own == length]),
+                together(partial(above, margin=MARGIN), (gain for (_, own, _), gain in gains.items() if own == length)),
                 "; ".join(
                     f"{int(side * factor)} px, {label}: {gain.points()}"
                     for (factor, own, label), gain in gains.items()

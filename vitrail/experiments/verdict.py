@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.stats
 
 from vitrail.evaluate.metrics import paired_bootstrap, t_interval
 from vitrail.experiments.run import Result
@@ -17,11 +18,25 @@ Word = Literal["holds", "does not hold", "undecided"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval."""
+    """A mean and its 95 % interval, Student's where the mean is over seeds."""
 
     mean: float
     low: float
     high: float
+    seeds: int = 0
+    """Zero: not over seeds."""
+
+    def of_several(self, count: int) -> Estimate:
+        """The same with an interval wide enough for all of ``count`` to be right together at 95 % (Bonferroni)."""
+        if self.seeds < 2:
+            return self
+        usual, wide = (scipy.stats.t.ppf(1 - 0.025 / times, self.seeds - 1) for times in (1, count))
+        return Estimate(
+            self.mean,
+            self.mean - (self.mean - self.low) * wide / usual,
+            self.mean + (self.high - self.mean) * wide / usual,
+            self.seeds,
+        )
 
     def points(self) -> str:
         """``+1.2 (+0.3 to +2.1)``, in percentage points."""
@@ -34,7 +49,7 @@ class Estimate:
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean over seeds with Student's t interval; one seed says nothing of its spread."""
-    return Estimate(statistics.mean(values), *t_interval(values))
+    return Estimate(statistics.mean(values), *t_interval(values), seeds=len(values))
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
@@ -70,8 +85,14 @@ def within(estimate: Estimate, margin: float) -> Word:
     return "does not hold" if estimate.low > margin or estimate.high < -margin else "undecided"
 
 
-def together(words: Sequence[Word]) -> Word:
-    """The claim that all of them hold."""
-    if "does not hold" in words:
-        return "does not hold"
-    return "undecided" if "undecided" in words else "holds"
+def together(claim: Callable[[Estimate], Word], estimates: Iterable[Estimate]) -> Word:
+    """The claim that ``claim`` is true of all.
+
+    It holds where it does of each. That one of several fails by chance is likelier than that a certain one does: it
+    does not hold where that is so of one by ``of_several``.
+    """
+    found = list(estimates)
+    if all(claim(one) == "holds" for one in found):
+        return "holds"
+    failing = any(claim(one.of_several(len(found))) == "does not hold" for one in found)
+    return "does not hold" if failing else "undecided"

@@ -22,6 +22,8 @@ LABELLED = 0.5
 """Of each class for Noisy Student; its teacher labels the rest."""
 VIT, HYBRID, RESNET = "ViT", "hybrid", "ResNet"
 TEACHER, STUDENT = "ResNet on part of the labels", "Noisy Student, taught by that"
+CALM, TRUE = f"{STUDENT}, without noise", "Noisy Student of the true labels"
+"""Added when the student was seen to be behind its teacher, to tell the noise's share of it from the labels'."""
 BACK = 3
 """Times a forward pass that a training step takes: once forth, twice back."""
 
@@ -48,9 +50,8 @@ def run(lab: Lab, data: str, scale: ScaleName, command: str) -> Findings:
         for budget in BUDGETS:
             long = _as_long(best, round(budget * compute / cost))
             runs[family, budget] = [long.but(seed=seed) for seed in usual.seeds]
-    students = _students(lab, data, runs[RESNET, BUDGETS[-1]])
-    runs[TEACHER, BUDGETS[-1]] = [own.teacher for own in students if own.teacher is not None]
-    runs[STUDENT, BUDGETS[-1]] = students
+    for part, own in _students(lab, data, runs[RESNET, BUDGETS[-1]]).items():
+        runs[part, BUDGETS[-1]] = own
     return findings(lab.table(runs), data, command)
 
 
@@ -59,16 +60,20 @@ def _as_long(run: Run, steps: int) -> Run:
     return run.but(steps=steps, tuning=looking(run.settings["tuning"], steps))
 
 
-def _students(lab: Lab, data: str, like: Sequence[Run]) -> list[Run]:
+def _students(lab: Lab, data: str, like: Sequence[Run]) -> dict[str, list[Run]]:
     """Half of the compute for a teacher on the labelled part, half for a noised student on all of it."""
     every = lab.per_class(data)
     few = max(2, round(LABELLED * every))
-    found = []
+    found: dict[str, list[Run]] = {part: [] for part in (TEACHER, STUDENT, CALM, TRUE)}
     for own in like:
         half = _as_long(own, own.settings["steps"] // 2)
         noisy = half.but(tuning={**half.settings["tuning"], **NOISE})
         teacher = Run(Photos(data, few), half.settings, own.seed)
-        found.append(Run(Photos(data, few, unlabelled=every - few), noisy.settings, own.seed, teacher=teacher))
+        both = Photos(data, few, unlabelled=every - few)
+        found[TEACHER].append(teacher)
+        found[STUDENT].append(Run(both, noisy.settings, own.seed, teacher=teacher))
+        found[CALM].append(Run(both, half.settings, own.seed, teacher=teacher))
+        found[TRUE].append(noisy)
     return found
 
 
@@ -90,7 +95,12 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
     spent = {key: sum(map(_compute, own)) / len(own) for key, own in results.items()}
     minutes = {key: sum(one.minutes for one in own) / len(own) for key, own in results.items()}
     for cost in (spent, minutes):  # a student costs what its teacher did, besides
-        cost[STUDENT, last] += cost[TEACHER, last]
+        for part in (STUDENT, CALM):
+            cost[part, last] += cost[TEACHER, last]
+    why = {
+        what: difference(accuracy[part, last], accuracy[STUDENT, last])
+        for part, what in ((CALM, "without noise"), (TRUE, "with the true labels"))
+    }
     return Findings(
         name="versus-cnn",
         title="ViT against CNNs by cost",
@@ -118,7 +128,7 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
             [
                 family,
                 "random weights",
-                f"{100 * LABELLED:g} %" if family in (TEACHER, STUDENT) else "all",
+                f"{100 * LABELLED:g} %" if family in (TEACHER, STUDENT, CALM) else "all",
                 f"{spent[family, budget] / 1e12:,.0f}",
                 f"{minutes[family, budget]:.1f}",
                 f"{own[0].parameters:,}",
@@ -130,7 +140,7 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
         verdicts=[
             Verdict(
                 "With the same training compute the ViT is better than the ResNet",
-                together([above(lead) for lead in leads.values()]),
+                together(above, leads.values()),
                 "; ".join(f"{budget:g}: {lead.points()}" for budget, lead in leads.items()),
             ),
             Verdict(
@@ -138,17 +148,35 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
                 above(mixed[least]),
                 f"{least:g}: {mixed[least].points()}",
             ),
+            *(
+                Verdict(
+                    f"Why the student is behind its teacher, added when that was seen: {what} it is better",
+                    above(better),
+                    better.points(),
+                )
+                for what, better in why.items()
+            ),
         ],
         draw=lambda: curves(
-            "Accuracy by training compute",
-            "training TFLOP",
-            [spent[VIT, budget] / 1e12 for budget in leads],
-            {family: [accuracy[family, budget] for budget in leads] for family in (VIT, HYBRID, RESNET)},
+            {
+                f"By {along}": (
+                    along,
+                    {
+                        f"{family}, {results[family, last][0].parameters / 1e6:.2f} M parameters": (
+                            [cost[family, budget] / scale for budget in leads if (family, budget) in results],
+                            [accuracy[family, budget] for budget in leads if (family, budget) in results],
+                        )
+                        for family in (VIT, HYBRID, RESNET, TEACHER, STUDENT)
+                    },
+                )
+                for along, cost, scale in (("training TFLOP", spent, 1e12), ("minutes of training here", minutes, 1.0))
+            }
         ),
         command=command,
         pairs={
             **{f"ViT less ResNet, {budget:g}": (results[VIT, budget], results[RESNET, budget]) for budget in leads},
             f"hybrid less ViT, {least:g}": (results[HYBRID, least], results[VIT, least]),
+            **{f"{part} less {STUDENT}": (results[part, last], results[STUDENT, last]) for part in (CALM, TRUE)},
         },
         results=[result for own in results.values() for result in own],
     )

@@ -132,10 +132,15 @@ def twins(
     judged = enumerate(digests[len(train) :])
     found = [(places[digest], at) for at, digest in judged if isinstance(digest, str) and digest in places]
     if found:
-        named = "; ".join(f"{train[one]} = {held_out[other]}" for one, other in found[:NAMED])
-        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        show.warn(f"{len(found)} held-out pictures are also trained on, so the result flatters: {named}{more}.")
+        show.warn(flattering([(train[one], held_out[other]) for one, other in found]))
     return found
+
+
+def flattering(pairs: Sequence[tuple[Path, Path]]) -> str:
+    """A sentence on pictures that are trained on and held out."""
+    named = "; ".join(f"{one} = {other}" for one, other in pairs[:NAMED])
+    more = f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
+    return f"{len(pairs)} held-out pictures are also trained on, so the result flatters: {named}{more}."
 
 
 def measured_speed(predictor: Predictor, how: Preprocessing, paths: Sequence[Path], batch_size: int) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from vitrail.atomic import new_file, refuse_existing, refuse_unwritable
+from vitrail.config import architecture
 from vitrail.data.batches import batches
 from vitrail.data.order import generator
 from vitrail.data.sources import Dataset, open_dataset
@@ -25,14 +26,18 @@ from vitrail.data.unlabelled import open_unlabelled
 from vitrail.errors import UserError
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show
-from vitrail.tasks.classifier import Classifier, load
+from vitrail.resnet import BiTConfig
+from vitrail.tasks.classifier import Classifier, download_progress, load
 from vitrail.tasks.features import content_hashes
 from vitrail.tasks.pretrain import pretrain
 from vitrail.tasks.pretrain_folder import Pretrained
+from vitrail.weights.load import load_weights
 from vitrail.weights.store import read_json, write_json
 
 NOISE: dict[str, Any] = {"operations": 2, "magnitude": 0.9, "mixing": 0.0}
 """RandAugment of the paper's strength (section 3.1: 27 of 30); dropout and stochastic depth are the model's."""
+DROP_PATH = 0.1
+"""Stochastic depth of a student that can have it; the paper's far larger ones have 0.2 (section 3.1)."""
 SETTINGS, FIRST, TABLE, STUDENT = "noisy-student.json", "round-1", "pseudo.csv", "student"
 
 
@@ -79,7 +84,7 @@ def noisy_student(
         out: the folder; each round has its table of labels and its student's run folder in it.
         tuning: of training and views; the usual views are noisy (``NOISE``).
         student: arguments of ``pretrain`` that say the student and how long it is trained; a student should
-            be no smaller than its teacher.
+            be no smaller than its teacher, and has a ``drop_path`` of ``DROP_PATH`` unless another is given.
 
     Returns:
         What the last student's run gave.
@@ -91,16 +96,17 @@ def noisy_student(
     if rounds < 1:
         raise UserError(f"rounds must be at least 1, not {rounds}.")
     pseudo, folder, show = pseudo or PseudoLabels(), Path(out), Show(quiet)
-    about = {
-        "data": str(data), "unlabelled": str(unlabelled), "teacher": str(teacher), "pseudo": to_dict(pseudo),
-        "val_fraction": val_fraction, "seed": seed, "student": dict(student), "tuning": dict(tuning or {}),
-    }  # fmt: skip
-    asked = json.loads(json.dumps(about, default=str))  # as it is read again, where a tuple is a list
     labelled = open_dataset(data, val_fraction, seed)
     others, _ = open_unlabelled(unlabelled)
     if not (folder / SETTINGS).is_file():
         refuse_existing(folder)
         refuse_unwritable(folder)
+    student = _noisy(student, labelled.classes, show)  # a wrong name should not wait for the teacher
+    about = {
+        "data": str(data), "unlabelled": str(unlabelled), "teacher": str(teacher), "pseudo": to_dict(pseudo),
+        "val_fraction": val_fraction, "seed": seed, "student": dict(student), "tuning": dict(tuning or {}),
+    }  # fmt: skip
+    asked = json.loads(json.dumps(about, default=str))  # as it is read again, where a tuple is a list
     if not (folder / FIRST / STUDENT).exists():  # the teacher has still to label: before the folder becomes its own
         _check_classes(load(teacher, quiet=True), labelled.classes)
     _claim(folder, asked)
@@ -119,6 +125,25 @@ def noisy_student(
         teacher = place / STUDENT
     assert result is not None
     return result
+
+
+def _noisy(student: Mapping[str, Any], classes: tuple[str, ...], show: Show) -> dict[str, Any]:
+    """Its arguments, with ``DROP_PATH`` where nothing is said of it and the model can have it.
+
+    Raises:
+        UserError: there is no such model, or it cannot have what was said.
+    """
+    name, weights = student.get("architecture"), student.get("weights")
+    config = None if name is None else architecture(name)
+    if weights is not None:
+        with download_progress(show, str(weights)) as progress:
+            found = load_weights(str(weights), architecture=name, classes=classes, progress=progress)
+        config = found.card.architecture
+    if (drop_path := student.get("drop_path")) is None:
+        return {**student, "drop_path": None if isinstance(config, BiTConfig) else DROP_PATH}
+    if config is not None:
+        config.noisy(None, drop_path)
+    return dict(student)
 
 
 def label(
