@@ -177,12 +177,15 @@ def findings(
                 title: (
                     "training pictures a class",
                     {
-                        name: (list(counts.values()), [accuracy[budget, name, share] for share in counts])
+                        name: (
+                            [count for share, count in counts.items() if (budget, name, share) in accuracy],
+                            [accuracy[budget, name, share] for share in counts if (budget, name, share) in accuracy],
+                        )
                         for name, budget in shown
                     },
                 )
                 for title, shown in (
-                    ("Equal compute", ((VIT, COMPUTE), (RESNET, COMPUTE), (PRETRAINED, TAUGHT))),
+                    ("Equal compute", ((VIT, COMPUTE), (RESNET, COMPUTE), (PRETRAINED, TAUGHT), (LATER, MORE))),
                     (f"Equal epochs, {EPOCHS}", ((VIT, REPEATED), (RESNET, REPEATED))),
                 )
             }

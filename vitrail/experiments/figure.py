@@ -33,10 +33,10 @@ Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
 def curves(panels: Mapping[str, tuple[str, Mapping[str, Curve]]]) -> Any:
     """Accuracy, mean and 95 % t interval over seeds, along logarithmic axes: by title what runs along, and curves.
 
-    A curve of one name has one colour in all panels.
+    A curve of one name has one colour in all panels, and the first panel has all of them.
     """
     drawn, axes = canvas.figure(1, len(panels), size=(0.6 + 4.9 * len(panels), 3.6), sharey=True)
-    labels = list(dict.fromkeys(label for _, series in panels.values() for label in series))
+    labels = list(next(iter(panels.values()))[1])
     for axis, (title, (along, series)) in zip(axes, panels.items(), strict=True):
         for label, (places, groups) in series.items():
             found = [over_seeds(values) for values in groups]
@@ -49,7 +49,9 @@ def curves(panels: Mapping[str, tuple[str, Mapping[str, Curve]]]) -> Any:
         axis.set_xticks(marks, [f"{place:,.0f}" if place >= 1000 else f"{place:.3g}" for place in marks])
         axis.minorticks_off()
         axis.set(title=title, xlabel=along)
-        if len(labels) > 1:
-            axis.legend(frameon=False, fontsize=8)
+    if len(panels) > 1:
+        canvas.legend(drawn, axes[0])
+    elif len(labels) > 1:
+        axes[0].legend(frameon=False)
     axes[0].set_ylabel("test accuracy, %")
     return drawn

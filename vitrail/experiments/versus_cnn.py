@@ -22,7 +22,7 @@ LABELLED = 0.5
 """Of each class for Noisy Student; its teacher labels the rest."""
 VIT, HYBRID, RESNET = "ViT", "hybrid", "ResNet"
 TEACHER, STUDENT = "ResNet on part of the labels", "Noisy Student, taught by that"
-CALM, TRUE = f"{STUDENT}, without noise", "Noisy Student of the true labels"
+CALM, TRUE = "the same without noise", "the same of the true labels"
 """Added when the student was seen to be behind its teacher, to tell the noise's share of it from the labels'."""
 BACK = 3
 """Times a forward pass that a training step takes: once forth, twice back."""
@@ -162,7 +162,7 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
                 f"By {along}": (
                     along,
                     {
-                        f"{family}, {results[family, last][0].parameters / 1e6:.2f} M parameters": (
+                        f"{family} ({results[family, last][0].parameters / 1e6:.2f} M)": (
                             [cost[family, budget] / scale for budget in leads if (family, budget) in results],
                             [accuracy[family, budget] for budget in leads if (family, budget) in results],
                         )
