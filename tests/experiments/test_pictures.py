@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.test_lab import _lab, _run, data  # noqa: F401 (a fixture)
+from tests.experiments.test_lab import _lab, _run
 from vitrail.errors import UserError
 from vitrail.experiments import data_scale, index, masking, noisy_student
 from vitrail.experiments.lab import CELLS, SPLITS
@@ -18,7 +18,7 @@ from vitrail.report.terminal import Show
 
 
 @pytest.fixture
-def own(data: Path, tmp_path: Path) -> Path:  # noqa: F811
+def own(data: Path, tmp_path: Path) -> Path:
     """The pictures, to be spoilt."""
     return Path(shutil.copytree(data, tmp_path / "shades"))
 
