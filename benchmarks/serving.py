@@ -33,6 +33,7 @@ from benchmarks.limits import limits
 from benchmarks.predict import make_model, make_ours, make_photos
 from benchmarks.results_file import RESULTS, publish, record
 from vitrail.report.markdown import table
+from vitrail.runtime.memory import keep_memory
 
 CELLS = RESULTS / "serving"
 CLIENTS = (1, 16)
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-B/16", "ViT-S/16"])
     parser.add_argument("--runtime", default="openvino:int8")
     asked = parser.parse_args()
+    keep_memory()  # as in every command, the server's too
     data = Path(os.environ.get("VITRAIL_DATA", "")) / "imagenette-subset"
     if not (data / "train").is_dir():
         sys.exit("Set VITRAIL_DATA to the folder that holds imagenette-subset/{train,val}.")
@@ -63,7 +65,7 @@ def main() -> None:
 
 def section() -> str:
     """In Markdown, of what is measured."""
-    rows = []
+    rows: list[list[str]] = []
     for path in sorted(CELLS.glob("*.json")):
         found = json.loads(path.read_text())["findings"]
         for way, speed in found["images/s"].items():
@@ -78,6 +80,8 @@ def section() -> str:
                     *([] if waits else ["", ""]),
                 ]
             )
+    if not rows:
+        return "Not measured yet (`python -m benchmarks.serving`)."
     return table(["model", "way", "images/s", f"to {PREDICT}", "ms an answer, median", "95 % within"], rows)
 
 
@@ -120,15 +124,18 @@ def serving(folder: Path, runtime: str) -> Iterator[str]:
     command = [sys.executable, "-m", "vitrail", "serve", str(folder), "--port", "0", "--runtime", runtime]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         assert server.stdout is not None
+        said = ""
         try:
             for line in server.stdout:
+                said += line
                 if found := re.search(r"http://([\w.:]+)", line):
                     yield found[1]
                     break
             else:
-                raise RuntimeError("The server did not begin.")
+                raise RuntimeError(f"The server did not begin: {said}")
         finally:
             server.send_signal(signal.SIGINT)
+            server.communicate()  # it says that it ends, and somebody has to hear it
 
 
 def asked_by(address: str, photos: Sequence[Path], clients: int) -> list[float]:

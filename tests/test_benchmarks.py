@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
-from benchmarks import inference, training
+from benchmarks import engines, inference, serving, training
 from benchmarks.results_file import fallen
+from vitrail.data.sources import Sample
 
 SPEEDS = {
     "timm eager fp32": 3.0,
@@ -44,3 +48,32 @@ def test_training_is_checked_by_its_ratios() -> None:
         "product_limit_gflops": 9,
     }
     assert training.ratios(found) == {"to_fastest_peer": 1.3, "to_fastest_peer_not_fused": 1.0}
+
+
+@pytest.mark.parametrize("most", [5000, 20000, 46999])
+def test_a_part_of_sorted_samples_has_every_class_alike(most: int) -> None:
+    samples = [Sample(Path(f"{label}/{number}.png"), label) for label in range(10) for number in range(4700)]
+    found = engines.spread(samples, most)
+    counts = Counter(sample.label for sample in found)
+    assert len(set(found)) == most
+    assert len(counts) == 10
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20])
+def test_where_there_are_fewer_samples_all_are_taken(count: int) -> None:
+    samples = [Sample(Path(f"{number}.png"), number) for number in range(count)]
+    assert engines.spread(samples, 20) == samples
+
+
+def test_what_is_not_measured_says_how_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(serving, "CELLS", tmp_path)
+    assert serving.section() == "Not measured yet (`python -m benchmarks.serving`)."
+
+
+def test_a_server_that_does_not_begin_says_why(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"did not begin: vitrail: .*nothing"),
+        serving.serving(tmp_path / "nothing", "eager"),
+    ):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from vitrail.runtime import engines, openvino
 from vitrail.runtime.engines import BOUNDS, MERGED, Rejected, available, engine
 from vitrail.runtime.merging import Merged
 from vitrail.runtime.plan import BUILDS, Runtime
-from vitrail.runtime.sizes import in_sizes
+from vitrail.runtime.sizes import in_sizes, sizes_up_to
 
 PLAIN = ViTConfig(EncoderConfig(2, 24, 3, 48), (8, 8), (16, 24), head=HeadConfig(classes=3))
 MODELS = {
@@ -295,6 +296,30 @@ def test_batches_come_in_few_sizes(count: int, most: int, sizes: list[int]) -> N
     assert seen == sizes
 
 
+@given(st.integers(1, 40))
+def test_those_sizes_are_known_beforehand(most: int) -> None:
+    seen: list[int] = []
+
+    def run(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images
+
+    for count in range(1, most + 1):
+        in_sizes(run, torch.zeros(count, 1), most)
+    assert tuple(sorted(set(seen))) == sizes_up_to(most)
+
+
+@pytest.mark.parametrize(
+    ("way", "sizes"),
+    [("eager:fp32", ()), ("compiled:fp32", (1, 2, 3)), ("onnx:fp32", ()), ("openvino:fp32", (1, 2, 3))],
+)
+def test_an_engine_says_the_sizes_it_is_compiled_for(
+    way: str, sizes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    assert engine(_model(PLAIN), _way(way, batch_size=3), None, tmp_path).sizes == sizes
+
+
 @pytest.mark.parametrize("way", ["eager:fp32", "onnx:fp32"])
 def test_batches_are_as_large_as_was_tuned(way: str, tmp_path: Path) -> None:
     made = engine(_model(PLAIN), _way(way, batch_size=3, threads=1000), None, tmp_path)
@@ -313,11 +338,21 @@ def test_batches_are_as_large_as_was_tuned(way: str, tmp_path: Path) -> None:
 
 def test_every_engine_is_compiled_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the compiler all are versions of one function, and after some it would give up without a word."""
-    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    seen: list[int] = []
+
+    def compiled(module: Callable[[Tensor], Tensor], **_: Any) -> Callable[[Tensor], Tensor]:
+        def run(images: Tensor) -> Tensor:
+            seen.append(torch._dynamo.config.recompile_limit)
+            return module(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
     with torch._dynamo.config.patch(recompile_limit=8):
-        for count in (1, 2):
-            engine(_model(PLAIN), _way("compiled:fp32", batch_size=32))
-            assert torch._dynamo.config.recompile_limit >= 8 + 6 * count, "a single picture, and 2 to 32 of them"
+        made = engine(_model(PLAIN), _way("compiled:fp32", batch_size=32))
+        with ThreadPoolExecutor(1) as pool:  # each thread has settings of its own
+            pool.submit(made, _pictures(PLAIN)).result()
+    assert min(seen) >= 100, "a single picture and 2 to 32 of them are six versions, of each engine"
 
 
 def test_compiled_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

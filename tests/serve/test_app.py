@@ -174,6 +174,29 @@ def test_a_name_that_others_gave_this_machine_is_refused(photos: list[Path]) -> 
         assert served.ask("POST", "/predict", photos[0].read_bytes(), Host="evil.example").status == 421
 
 
+def test_names_may_be_said_as_they_stand_in_an_address() -> None:
+    hosts = ("Photos.Example", "HTTPS://model.example:8443/", " model.example:80", "::1", "[::1]:80", "0:0:0:0:0:0:0:1")
+    assert app.host_names(hosts) == ("photos.example", "model.example", "::1")
+    with serving(toy(), hosts=hosts) as served:
+        for host in ("photos.example", "Photos.Example:8000", "model.example", "[::1]:8000"):
+            assert served.ask("GET", "/model", Host=host).status == 200, host
+        said = served.ask("GET", "/model", Host="evil.example")
+        assert said.status == 421
+        assert "photos.example or model.example or ::1 " in said.document["detail"]
+
+
+@pytest.mark.parametrize("host", ["", " ", ":8000", "https://", "https://:8000", "[::1"])
+def test_a_name_that_is_none_is_refused(host: str, classifier: Classifier) -> None:
+    with pytest.raises(UserError, match=r"is no name that a server can be asked by: say one such as photos\.example\."):
+        app.application(classifier, "toy", hosts=(host,))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_nothing_are_refused(batch_size: int, classifier: Classifier) -> None:
+    with pytest.raises(UserError, match=f"cannot be given {batch_size} pictures at once: say 1 or more"):
+        app.application(classifier, "toy", batch_size)
+
+
 def test_what_was_taken_in_is_answered_before_it_ends(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = toy()
     busy, go = held(classifier, monkeypatch)

@@ -10,13 +10,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from torch import Tensor
 
 from tests.serve.serving import toy
 from vitrail.errors import UserError
+from vitrail.report.terminal import Show
+from vitrail.runtime.plan import Backend, Precision
+from vitrail.runtime.predictor import Predictor
 from vitrail.serve.server import listen, serve
 
 
@@ -28,10 +35,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def started(model: Path) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "vitrail.cli.main", "serve", str(model), "--port", "0"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    yield process
-    process.kill()
-    process.communicate()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
@@ -63,6 +70,60 @@ def test_asked_twice_it_ends_at_once(started: subprocess.Popen[str]) -> None:
     assert (started.returncode, rest) == (130, "")
 
 
+def test_what_was_taken_in_is_answered_where_nobody_reads_what_it_says(
+    started: subprocess.Popen[str], photos: list[Path]
+) -> None:
+    """As under ``2>&1 | tee log``, where Ctrl-C ends ``tee`` too."""
+    assert started.stderr is not None
+    port = int(started.stderr.readline().rpartition(":")[2].split()[0])
+    body = photos[0].read_bytes()
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest("POST", "/predict?top=1")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.putheader("Expect", "100-continue")
+    connection.endheaders()
+    assert connection.sock.recv(4096).startswith(b"HTTP/1.1 100 "), "it waits for the picture"
+    started.stderr.close()
+    started.send_signal(signal.SIGINT)
+    with suppress(ConnectionError):
+        while True:  # until it takes in no more
+            socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    connection.send(body)
+    with connection.getresponse() as answer:
+        assert (answer.status, len(json.load(answer)["labels"])) == (200, 1)
+    connection.close()
+    assert started.wait(60) == 0
+
+
+class Sized:
+    """An engine that is built for one size of batch at a time."""
+
+    backend: Backend = "openvino"
+    precision: Precision = "fp32"
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+
+    def __init__(self, usual: Predictor, events: list[object]) -> None:
+        self.usual, self.events = usual, events
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.events.append(len(images))
+        return self.usual.features(images)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (3, [1, 2, 4]), (4, [1, 2, 4]), (32, [1, 2, 4, 8])])
+def test_it_is_compiled_for_all_sizes_of_batches_before_it_says_where_it_is(
+    most: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    classifier = toy()
+    classifier.predictor = replace(classifier.predictor, engine=Sized(classifier.predictor, events))
+    monkeypatch.setattr("vitrail.serve.server.load", lambda *_, **__: classifier)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    monkeypatch.setattr(Show, "say", lambda self, sentence: events.append(sentence.split()[0]))
+    serve("toy", port=0, batch_size=most)
+    assert events == ["Compiling", *sizes, "toy"]
+
+
 def test_an_address_that_is_taken_is_named() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
@@ -84,6 +145,27 @@ def test_an_address_of_no_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(UserError, match=r"nowhere, port 8000 \(name or service not known\)"):
         serve("none", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("photos..example", r"at photos\.\.example, port 8000 \(no host is called so\)"),
+        ("a" * 64, "no host is called so"),
+        ("", "An empty --host is no address"),
+        (" ", "An empty --host is no address"),
+    ],
+)
+def test_what_cannot_be_an_address_is_told(host: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Python does before it asks the network, which no test may.
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: host.encode("idna"))
+    with pytest.raises(UserError, match=words):
+        serve("none", host)
+
+
+def test_a_name_that_is_none_is_told_before_the_model_is_loaded() -> None:
+    with pytest.raises(UserError, match="'https://' is no name"):
+        serve("no such model", port=0, names=["https://"])
 
 
 def test_an_open_address_is_warned_of(

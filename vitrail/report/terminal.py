@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,11 +49,25 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read has gone, as ``2>&1 | tee log`` does at Ctrl-C.
+
+        Who asked for results on standard output wants no more. What is told beside the work is no reason to end it:
+        from here on nobody hears it, nor what others say there.
+        """
+        if not self.stderr:
+            super().on_broken_pipe()  # which ends it
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
 class Show:
     """Sentences, tables and progress bars; ``quiet`` shows none, ``out`` puts them on standard output."""
 
     def __init__(self, quiet: bool = False, out: bool = False) -> None:
-        self.console = Console(stderr=not out, quiet=quiet, highlight=False)
+        self.console = _Console(stderr=not out, quiet=quiet, highlight=False)
 
     def say(self, sentence: str = "") -> None:
         """One line of plain text."""

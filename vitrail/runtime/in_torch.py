@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vitrail.model.compiling import need_compiler
 from vitrail.runtime.plan import Backend, Precision
-from vitrail.runtime.sizes import in_pieces, in_sizes
+from vitrail.runtime.sizes import in_pieces, in_sizes, sizes_up_to
 
 
 class InTorch:
@@ -24,12 +24,11 @@ class InTorch:
         self.backend: Backend = "compiled" if compiled else "eager"
         self.precision = precision
         self.most = most
+        self.sizes = sizes_up_to(most) if compiled else ()
         self.threads = threads or torch.get_num_threads()
         self.compiled = compiled
         if compiled:
             need_compiler()
-            # All engines are versions of one function to the compiler, which gives up after eight and runs PyTorch.
-            torch._dynamo.config.recompile_limit += most.bit_length() + 1
             self.run = torch.compile(module, dynamic=False, options={"freezing": True})
         else:
             self.run = module
@@ -41,6 +40,12 @@ class InTorch:
     def _features(self, images: Tensor) -> Tensor:
         if torch.get_num_threads() != self.threads:  # of the process, and others may want their own
             torch.set_num_threads(self.threads)
+        if self.compiled:
+            # All engines are versions of one function to the compiler, which gives up after eight and runs PyTorch.
+            # That is set here because every thread has a setting of its own.
+            setting = torch._dynamo.config
+            if setting.recompile_limit < setting.accumulated_recompile_limit:
+                setting.recompile_limit = setting.accumulated_recompile_limit
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             features: Tensor = self.run(images)
         return features.float()

@@ -81,6 +81,7 @@ class ONNXRuntime:
     """A build on this machine."""
 
     backend: Backend = "onnx"
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
         runtime = library()

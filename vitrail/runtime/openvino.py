@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Backend, Precision
-from vitrail.runtime.sizes import in_sizes
+from vitrail.runtime.sizes import in_sizes, sizes_up_to
 
 GRAPH = "model.xml"
 SENSITIVE = ("", ".*mlp.fc2.*")
@@ -111,6 +111,7 @@ class OpenVINO:
         library()
         self.precision = precision
         self.most = most
+        self.sizes = sizes_up_to(most)
         self.graph = _core().read_model(folder / GRAPH)
         self.threads = threads or cores()
         self.hints = {

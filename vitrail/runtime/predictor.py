@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -25,6 +26,8 @@ class Engine(Protocol):
 
     backend: Backend
     precision: Precision
+    sizes: tuple[int, ...]
+    """Of the batches that it is compiled for, each when it first comes, smallest first; none: it takes any."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float32 on the CPU -> the features (B, F) that the classifier sees, float32."""
@@ -56,6 +59,11 @@ class Predictor:
     def name(self) -> str:
         """How it is run, such as ``openvino:int8``."""
         return f"{'eager' if self.engine is None else self.engine.backend}:{self.precision}"
+
+    def sizes(self, most: int) -> tuple[int, ...]:
+        """Those that the engine is compiled for where batches have up to ``most`` pictures; none: it takes any."""
+        sizes = () if self.engine is None else self.engine.sizes
+        return sizes[: bisect_left(sizes, most) + 1]  # the last holds them all, or is the largest
 
     def features(self, images: Tensor, pooling: Pooling | None = None) -> Tensor:
         """(B, C, H, W) -> (B, F) on the CPU: what the classifier, or another pooling, sees."""

@@ -15,6 +15,11 @@ def in_pieces(run: Callable[[Tensor], Tensor], images: Tensor, most: int) -> Ten
     return torch.cat(found) if len(found) > 1 else found[0]
 
 
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """The sizes that ``in_sizes`` runs, smallest first."""
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
 def in_sizes(run: Callable[[Tensor], Tensor], images: Tensor, most: int) -> Tensor:
     """``in_pieces``, where a smaller one is filled up with zeros to a power of two.
 

@@ -6,8 +6,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -129,8 +130,11 @@ def application(
             name of its own, and would be allowed to read the answers.
 
     Raises:
-        UserError: VITRAIL_MAX_PIXELS is no number.
+        UserError: ``batch_size`` is less than 1, a host has no name, or VITRAIL_MAX_PIXELS is no number.
     """
+    if batch_size < 1:
+        raise UserError(f"A model cannot be given {batch_size} pictures at once: say 1 or more.")
+    known = None if hosts is None else host_names(hosts)
     most_pixels = pixel_limit() if os.environ.get("VITRAIL_MAX_PIXELS") else MOST_PIXELS
     card, predictor = classifier.card, classifier.predictor
     try:
@@ -161,9 +165,9 @@ def application(
     async def ours(request: Request) -> None:
         if request.method == "POST" and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise HTTPException(403, "A page of another site may not ask this server.")
-        if hosts is not None and _host(request) not in hosts:
+        if known is not None and _host_name(request.headers.get("host", "")) not in known:
             raise HTTPException(
-                421, f"This server may be asked by {' or '.join(hosts)} (vitrail serve --name adds one)."
+                421, f"This server may be asked by {' or '.join(known)} (vitrail serve --name adds one)."
             )
 
     # FastAPI's own pages of documentation would fetch scripts from elsewhere.
@@ -270,11 +274,26 @@ class _Desk:
             self._waiting -= 1
 
 
-def _host(request: Request) -> str:
-    try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    except ValueError:  # half a bracket
-        return ""
+def host_names(hosts: Collection[str]) -> tuple[str, ...]:
+    """As they are asked by: ``https://Photos.example:8443`` is ``photos.example``.
+
+    Raises:
+        UserError: one is no name.
+    """
+    found = {host: _host_name(host.rpartition("://")[2]) for host in map(str.strip, hosts)}
+    for host, name in found.items():
+        if not name:
+            raise UserError(f"{host!r} is no name that a server can be asked by: say one such as photos.example.")
+    return tuple(dict.fromkeys(found.values()))
+
+
+def _host_name(text: str) -> str:
+    """Without its port, in small letters; empty: there is none."""
+    with suppress(ValueError):
+        return str(ip_address(text))  # of IPv6 without the brackets, which are no part of it
+    with suppress(ValueError):  # half a bracket
+        return urlsplit(f"//{text}").hostname or ""
+    return ""
 
 
 async def _body(request: Request) -> bytes:

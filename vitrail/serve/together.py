@@ -17,7 +17,8 @@ Result = TypeVar("Result")
 class Together(Generic[Result]):
     """One thread that runs what waits whenever it is free, so that a lone picture never waits for company.
 
-    Batches are as large as allowed, or of a power of two.
+    Engines are built for batches of powers of two, and fill up others. So a batch is as large as allowed, a power of
+    two, or so near to one that filling it up wastes at most a quarter; the rest runs with those that come next.
 
     Args:
         run: (B, C, H, W) -> one result a picture. It is only ever called from one thread.
@@ -55,9 +56,8 @@ class Together(Generic[Result]):
                     closing = True
                 elif one[1].set_running_or_notify_cancel():  # who gave up meanwhile is left out
                     held.append(one)
-            # Engines are built for batches of a few sizes, and fill up others: the rest runs with those that come next.
-            size = len(held) if len(held) == self._most else 1 << len(held).bit_length() >> 1
             if held:
+                size = _first(len(held), self._most)
                 self._answer(held[:size])
                 del held[:size]
 
@@ -70,3 +70,9 @@ class Together(Generic[Result]):
             return
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
+
+
+def _first(waiting: int, most: int) -> int:
+    """How many of those that wait run now."""
+    power = 1 << waiting.bit_length() >> 1  # the largest that is no more than them
+    return power if waiting < most and 2 * waiting < 3 * power else waiting
