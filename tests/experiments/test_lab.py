@@ -175,7 +175,7 @@ def test_a_run_that_diverges_is_not_made_again(data: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(lab, "pretrain", diverge)
     for _ in range(2):
-        with pytest.raises(Diverged, match="became nan"):
+        with pytest.raises(Diverged, match=f"became nan.*{_run().key}.json"):
             there.result(_run())
     assert made == [1e-2]
     monkeypatch.undo()

@@ -288,7 +288,7 @@ def make(run: Run, folder: Path, data: Path) -> float | None:
         except Diverged as error:
             with new_file(cell) as beside:
                 beside.write_text(json.dumps({"run": to_dict(run), DIVERGED: str(error)}) + "\n", encoding="utf-8")
-            raise
+            raise _diverged(cell, str(error)) from None
 
 
 def _made(run: Run, folder: Path, data: Path) -> float:
@@ -370,11 +370,15 @@ def _minutes(trained: Path) -> float:
 def _result(path: Path) -> Result:
     found = read(path)
     if isinstance(found, dict) and DIVERGED in found:
-        raise Diverged(found[DIVERGED])
+        raise _diverged(path, found[DIVERGED])
     try:
         return from_dict(Result, found, "it")
     except UserError as error:
         raise UserError(f"{path} is damaged ({str(error).rstrip('.')}): remove it, and it is made again.") from None
+
+
+def _diverged(cell: Path, cause: str) -> Diverged:
+    return Diverged(f"{cause} {cell} says so from now on: remove it to try again.")
 
 
 def read(path: Path) -> dict[str, Any]:
