@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 from vitrail.config import EncoderConfig, HeadConfig, ModelCard, Preprocessing, ViTConfig
 from vitrail.errors import UserError
 from vitrail.model.build import build
+from vitrail.parts import Part
 from vitrail.tasks.classifier import load
 from vitrail.tasks.convert import convert, same_numbers
 from vitrail.tasks.parity import parity
@@ -61,6 +62,20 @@ def test_another_resolution_and_patch_without_head(tmp_path: Path) -> None:
     assert {fate.what for fate in result.report} == {"loaded", "resampled", "ignored"}
     config = load_weights(tmp_path / "theirs").card.architecture
     assert (config.image_size, config.patch, config.head.classes) == ((48, 24), (4, 4), 0)
+
+
+@pytest.mark.parametrize(("parts", "layers"), [(("class", "mean"), 1), (("class",), 2), (("class", "mean"), 2)])
+@pytest.mark.parametrize("to", ["timm", "huggingface"])
+def test_without_head_a_probe_is_the_model_it_began_with(
+    to: str, parts: tuple[Part, ...], layers: int, tmp_path: Path
+) -> None:
+    source = _model(tmp_path / "ours", CONFIG.with_head(HeadConfig(parts=parts, layers=layers, classes=3)))
+    with pytest.raises(UserError, match="or drop the head"):
+        convert(source, tmp_path / "theirs", to)
+    convert(source, tmp_path / "theirs", to, drop_head=True)
+    assert load_weights(tmp_path / "theirs").card.architecture.head == HeadConfig()
+    with pytest.raises(UserError, match="or change the model first"):  # which always has a classifier
+        convert(source, tmp_path / "theirs.safetensors", "torchvision")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_merging_is_searched_for(model: Path, made: tuple[Path, Path], monkeypat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "none"}, "none is no folder of a model of ours: save it first"),
+        ({"model": "none"}, "none is no folder of a model of ours: make one"),
         ({"max_loss": -1.0}, "max_loss must be at least 0"),
         ({"minutes": 0.0}, "minutes more than 0"),
         ({"minutes": float("nan")}, "minutes more than 0"),

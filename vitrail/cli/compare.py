@@ -21,7 +21,7 @@ def compare(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="As for finetune; again for each. By default probe and full.")
+        list[str] | None, typer.Option(help="probe, full, layers:K or lora; again for each. By default probe and full.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Each is left out once and judged.")] = 5,
     minutes: Annotated[float, typer.Option(help="Of each training of the model itself.")] = 10.0,

@@ -23,7 +23,7 @@ def convert(
     patch: Annotated[str | None, typer.Option(help="Another patch size, to which the kernel is resampled.")] = None,
     heads: Heads = None,
     architecture: Architecture = None,
-    drop_head: Annotated[bool, typer.Option("--drop-head", help="Leave out the classifier and pre-logits.")] = False,
+    drop_head: Annotated[bool, typer.Option("--drop-head", help="Leave out the classifier, and how it pools.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from vitrail.cli.options import BatchSize, Device, Json, Quiet, assignments, print_json
+from vitrail.cli.options import Device, Json, Quiet, assignments, print_json
 from vitrail.config import Resampling, parse_size
 from vitrail.errors import UserError
 from vitrail.settings import FinetuneSettings
@@ -74,7 +74,9 @@ def finetune(
         typer.Option("--set", metavar="NAME=VALUE", help="A training setting, such as optimizer=sgd."),
     ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="A folder for TensorBoard's curves.")] = None,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures of a training step, and run through the model at a time.")
+    ] = 32,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,

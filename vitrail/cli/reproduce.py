@@ -13,7 +13,9 @@ from vitrail.errors import UserError
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="An experiment, such as position-embeddings; ? lists all.")],
-    data: Annotated[Path | None, typer.Option(help="A folder of {train,test}/<class>/.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of {train,test}/<class>/ or {train,val}/<class>/.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder of results; finished runs in it are not made again.")] = Path(
         "evidence"
     ),

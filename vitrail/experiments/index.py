@@ -66,11 +66,13 @@ def reproduce(
         processes: runs made at a time.
 
     Raises:
-        UserError: there is no such experiment, the data do not fit it, the page could not be written, or a run fails.
+        UserError: there is no such experiment, the data do not fit it, matplotlib is missing, the page could not be
+            written, or a run fails.
     """
     if name not in EXPERIMENTS:
         raise UserError(f"There is no experiment {name!r}{suggestion(name, EXPERIMENTS)}.")
     show = Show(quiet)
+    canvas.require()
     on_own_accelerator()
     root, folder = Path(data), Path(out)
     if not root.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ def convert(
         resolution: another image size, to which the positions are resampled; None: what the source is fed.
         patch: another patch size, to which the patches' kernel is resampled (FlexiViT).
         heads, architecture: what the source does not say; see ``load``.
-        drop_head: leave out the classifier, and pre-logits.
+        drop_head: leave out the classifier, pre-logits, and pooling of several layers or of class token and mean, which
+            was chosen for the classifier: what is left gives the class token, or the mean where there is none.
         quiet: show no progress.
 
     Raises:
@@ -88,6 +89,8 @@ def convert(
             classes=() if drop_head else None,
             progress=progress,
         )
+    if drop_head:
+        loaded = _plainly_pooled(loaded)
     if words is not None:
         words = written(to, loaded.card.architecture)
     with new_file(path) if words is not None and words.suffix else new_folder(path) as beside:
@@ -103,6 +106,14 @@ def convert(
         if not same_numbers(loaded, again):
             raise UserError(f"{path} did not read back as it was written, so it was not kept: please report this.")
     return Converted(path, to, loaded.report, () if words is None else words.lost)
+
+
+def _plainly_pooled(loaded: Loaded) -> Loaded:
+    config = loaded.card.architecture
+    if not isinstance(config, ViTConfig) or not (config.head.layers > 1 or {"class", "mean"} <= set(config.head.parts)):
+        return loaded
+    head = replace(config.head, layers=1, parts=("class",) if "class" in config.tokens else ("mean",))
+    return replace(loaded, card=replace(loaded.card, architecture=config.with_head(head)))
 
 
 def same_numbers(one: Loaded, other: Loaded) -> bool:

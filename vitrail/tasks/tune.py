@@ -98,7 +98,10 @@ def tune(
         raise UserError("max_loss must be at least 0 and minutes more than 0.")
     start, show, folder = time.monotonic(), Show(quiet), folder_of(model)
     if folder is None:
-        raise UserError(f"{model} is no folder of a model of ours: save it first (vitrail convert {model} FOLDER).")
+        raise UserError(
+            f"{model} is no folder of a model of ours: make one with vitrail finetune, or of a model that has a "
+            f"classifier with vitrail convert {model} FOLDER --to vitrail."
+        )
     figure = Path(out) if out is not None else folder / "tune.png"
     canvas.refuse(figure)
     refuse_unwritable(folder / FILE)

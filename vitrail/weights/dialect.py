@@ -315,12 +315,14 @@ def sayable(library: str, words: Mapping[str, Collection[Any]], architecture: Ar
         words: the values it can say, by facet; it can say all of a facet that is not listed.
     """
     config = transformer(architecture, library)
+    can_be_without = False in words.get("a classifier:", (False,))
     for facet, value in facets(config).items():
         if facet in words and value not in words[facet]:
             only = " or ".join(_plain(word) for word in words[facet])
+            otherwise = "drop the head" if facet.startswith("a head") and can_be_without else "change the model first"
             raise UserError(
                 f"{library} has no words for {facet} {_plain(value)}, only for {only}: "
-                "convert it to vitrail, which says everything, or change the model first."
+                f"convert it to vitrail, which says everything, or {otherwise}."
             )
     return config
 
