@@ -14,7 +14,8 @@ from vitrail.experiments.scale import SCALES, ScaleName
 from vitrail.experiments.verdict import above, difference, over_seeds, together
 from vitrail.tasks.noisy_student import NOISE
 
-BUDGETS = (0.25, 0.5, 1.0)
+HALF = 0.5
+BUDGETS = (0.25, HALF, 1.0)
 """Of the training compute of the ViT's usual steps."""
 STEM = {"small": "1x0.5", "medium": "1-1x0.5", "paper": "3-4-9"}
 """Of the hybrid; it has a token for each cell of the stem's map."""
@@ -97,8 +98,10 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
     for cost in (spent, minutes):  # a student costs what its teacher did, besides
         for part in (STUDENT, CALM):
             cost[part, last] += cost[TEACHER, last]
+    # As many steps on all labels, without noise, is what the student would be with both.
+    beside = {STUDENT: (STUDENT, last), "its teacher": (TEACHER, last), "ResNet of as many steps": (RESNET, HALF)}
     why = {
-        what: difference(accuracy[part, last], accuracy[STUDENT, last])
+        what: {name: difference(accuracy[part, last], accuracy[other]) for name, other in beside.items()}
         for part, what in ((CALM, "without noise"), (TRUE, "with the true labels"))
     }
     return Findings(
@@ -151,10 +154,13 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
             *(
                 Verdict(
                     f"Why the student is behind its teacher, added when that was seen: {what} it is better",
-                    above(better),
-                    better.points(),
+                    above(own[STUDENT]),
+                    "; ".join(
+                        lead.points() if name == STUDENT else f"less {name} {lead.points()}"
+                        for name, lead in own.items()
+                    ),
                 )
-                for what, better in why.items()
+                for what, own in why.items()
             ),
         ],
         draw=lambda: curves(
@@ -176,7 +182,11 @@ def findings(results: Mapping[tuple[str, float], Sequence[Result]], data: str, c
         pairs={
             **{f"ViT less ResNet, {budget:g}": (results[VIT, budget], results[RESNET, budget]) for budget in leads},
             f"hybrid less ViT, {least:g}": (results[HYBRID, least], results[VIT, least]),
-            **{f"{part} less {STUDENT}": (results[part, last], results[STUDENT, last]) for part in (CALM, TRUE)},
+            **{
+                f"{part} less {name}": (results[part, last], results[other])
+                for part in (CALM, TRUE)
+                for name, other in beside.items()
+            },
         },
         results=[result for own in results.values() for result in own],
     )
