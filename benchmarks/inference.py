@@ -126,8 +126,8 @@ def peers(model: str, images: Tensor, folder: Path) -> dict[str, Way]:
         place = folder / f"onnx-{name}"
         place.mkdir()
         onnxruntime.build(theirs, images[:1].repeat(2, 1, 1, 1), place, quantised)
-        run = onnxruntime.ONNXRuntime(place, "fp32", len(images), None)
-        found[f"ONNX Runtime {name}"] = lambda run=run: run(images)  # type: ignore[misc]
+        session = onnxruntime.library().InferenceSession(place / onnxruntime.GRAPH, providers=["CPUExecutionProvider"])
+        found[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"images": images.numpy()})  # type: ignore[misc]
     for name, hint in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "bf16")):
         found[f"OpenVINO {name}"] = _openvino(theirs, images, hint, name == "int8")
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vitrail.data.ahead import cores
 from vitrail.runtime import openvino
 from vitrail.runtime.device import native_bf16
 from vitrail.runtime.engines import available
@@ -31,7 +32,7 @@ def limits() -> dict[str, float]:
         module = nn.Sequential(nn.Linear(SIDE, SIDE)).eval()
         numbers = torch.randn(SIDE, SIDE)
         openvino.build(module, numbers[:2], Path(folder), numbers[:8])
-        product = openvino.OpenVINO(Path(folder), "int8", SIDE, None)
+        product = openvino.OpenVINO(Path(folder), "int8", SIDE, cores())
         found["int8 GFLOP/s"] = 2 * SIDE**3 / _seconds(lambda: product(numbers)) / 1e9
     return {**found, "copy GB/s": _copy()}
 

@@ -34,7 +34,7 @@ from vitrail.runtime.engines import available
 from vitrail.runtime.plan import Runtime
 from vitrail.runtime.schedules import KINDS, schedule
 from vitrail.runtime.tuning import TIE, Trial
-from vitrail.tasks.tune import BATCH, Work, read_pictures, tune
+from vitrail.tasks.tune import BATCH, CALIBRATION, SHARE, Work, read_pictures, reference_speed, tune
 
 ALLOWED, MINUTES = 0.3, 10.0
 LEVELS = (0.125, 0.25, 0.375, 0.5, 0.75)
@@ -51,10 +51,11 @@ def main() -> None:
         folder = classifier.save(Path(scratch) / "model")
         tuned = tune(folder, data / "val", ALLOWED, MINUTES, out=FIGURE)
         shutil.rmtree(folder / "builds")
-        work = Work(classifier, folder, read_pictures(classifier, data / "val", Show()), Show())
-        work.limit(0.2 * 60 * MINUTES)
+        speed = reference_speed(classifier)
+        pictures = read_pictures(classifier, data / "val", Show(), CALIBRATION + int(SHARE * 60 * MINUTES * speed))
+        work = Work(classifier, folder, pictures, Show(), speed)
         start = time.monotonic()
-        winner = replace(tuned.tuned.runtime, batch_size=BATCH, threads=None)
+        winner = replace(tuned.tuned.runtime, batch_size=BATCH, threads=None, ranges="")
         swept = sweep(work, winner)
     findings = {
         "tuned": tuned.to_dict(),

@@ -105,9 +105,10 @@ def test_nothing_is_kept_before_it_was_checked(tmp_path: Path, monkeypatch: pyte
     assert not list((tmp_path / BUILDS).iterdir())
 
 
-def test_a_build_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_stays_beside_another_of_other_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, int8 = _model(PLAIN), _pictures(PLAIN, 8), _way("openvino:int8")
-    engine(model, int8, images, tmp_path)
+    first = engine(model, int8, images, tmp_path)(images)
+    own = engines.with_ranges(int8, images)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -117,8 +118,9 @@ def test_a_build_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(KeyboardInterrupt):
             engine(model, int8, images * 2, tmp_path)
         engine(model, int8, None, tmp_path)
-    engine(model, int8, images * 2, tmp_path)
-    assert len(list((tmp_path / BUILDS).iterdir())) == 1
+    assert not torch.equal(engine(model, int8, images * 2, tmp_path)(images), first)
+    assert torch.equal(engine(model, own, None, tmp_path)(images), first)
+    assert len(list((tmp_path / BUILDS).iterdir())) == 2
 
 
 def test_batches_that_a_build_was_not_checked_in_are_checked_once(

@@ -20,6 +20,7 @@ from vitrail.config import EncoderConfig, HeadConfig, PositionConfig, ResNetConf
 from vitrail.errors import UserError
 from vitrail.model.build import build
 from vitrail.model.vision import VisionTransformer
+from vitrail.resnet import resnet
 from vitrail.runtime import engines, openvino
 from vitrail.runtime.engines import BOUNDS, MERGED, Rejected, available, engine
 from vitrail.runtime.merging import Merged
@@ -85,9 +86,9 @@ def test_a_batch_is_run_as_equal_ones_that_share_all_threads(pictures: int, thre
 def test_a_batch_that_is_run_as_several_gives_what_the_model_gives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(openvino, "cores", lambda: 2)
+    monkeypatch.setattr(engines, "cores", lambda: 2)
     model, images = _model(PLAIN), _pictures(PLAIN, 24)
-    made = engine(model, _way("openvino:fp32", batch_size=16), None, tmp_path)
+    made = engine(model, _way("openvino:fp32", batch_size=16, threads=2), None, tmp_path)
     with torch.no_grad():
         assert torch.allclose(made(images), model.features(images), atol=2e-4)
     assert isinstance(made, openvino.OpenVINO)
@@ -148,6 +149,44 @@ def test_merged_graphs_in_eight_bits_are_near(tmp_path: Path) -> None:
         found = engine(model, _way(way, merging=(2, 1)), images, tmp_path)(images)
         apart = float(((found - truth).norm(dim=-1) / truth.norm(dim=-1)).mean())
         assert 1e-4 < apart < BOUNDS["int8"] + MERGED[1], way
+
+
+@pytest.mark.parametrize("way", GRAPHS)
+def test_threads_that_share_an_engine_get_their_own_answers(way: str, tmp_path: Path) -> None:
+    model, images = _model(PLAIN), _pictures(PLAIN, 16)
+    made = engine(model, _way(way), images, tmp_path)
+    alone = [made(image[None]) for image in images]
+
+    def wrong(at: int) -> int:
+        return sum(not torch.equal(made(images[at : at + 1]), alone[at]) for _ in range(100))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(wrong, range(16))) == 0
+
+
+def test_more_queries_than_a_block_are_built_too(tmp_path: Path) -> None:
+    config = replace(MODELS["relative"], image_size=(8 * 27, 8 * 27))  # 729 patches
+    model, images = _model(config), _pictures(config, 1)
+    with torch.no_grad():
+        truth = model.features(images)
+    assert torch.allclose(engine(model, _way("openvino:fp32"), images, tmp_path)(images), truth, atol=1e-4)
+
+
+def test_a_thread_alone_is_the_engine_s_own() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engine(_model(PLAIN), _way("eager:fp32", threads=1))(_pictures(PLAIN))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("way", ["onnx:int8", "openvino:int8"])
+def test_convolutions_are_not_called_eight_bits(way: str) -> None:
+    model = build(resnet("R1-1x0.5", (32, 32), 3))
+    with pytest.raises(UserError, match="convolutions are not run in int8"):
+        engine(model, _way(way), torch.randn(2, 3, 32, 32))
 
 
 def test_eight_bits_are_near_and_ranges_need_pictures(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 
 import vitrail
 from tests.tasks.shades import write_shades
+from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.record import to_dict
-from vitrail.runtime.engines import engine
+from vitrail.runtime.engines import engine, fingerprint
 from vitrail.runtime.in_torch import InTorch
 from vitrail.runtime.plan import BUILDS, FILE, Runtime
 from vitrail.tasks import tune as task
@@ -96,6 +98,64 @@ def test_what_cannot_be_run_here_is_said_and_run_by_torch(
         assert "is run by PyTorch instead" in said
     with pytest.raises(UserError, match="PyTorch runs no model in int8 here"):
         vitrail.load(model, runtime="eager:int8")
+
+
+def test_what_was_found_for_other_weights_is_not_taken(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = fingerprint(vitrail.load(model).model)
+    for about, taken in ((own, True), ("", True), ("0123", False)):
+        tuned = task.Tuned(Runtime("openvino", "fp32", threads=1), 1.0, 1.0, 0.0, (0.0, 0.0), 9, "another", about)
+        write_tuned(model / "model", tuned)
+        found = vitrail.load(model).predictor.engine
+        assert (found is not None) == taken
+        said = capsys.readouterr().err
+        assert ("found for other weights" in " ".join(said.split())) == (not taken)
+        if found is not None:
+            assert found.threads == min(cores(), torch.get_num_threads()), "as many are best on another machine"
+
+
+def test_an_engine_is_not_asked_for_weights_that_it_has_not(model: Path, made: tuple[Path, Path]) -> None:
+    loaded = vitrail.load(model, runtime="openvino:fp32")
+    before = loaded.predict(made[1])
+    with torch.no_grad():
+        loaded.model.classifier.bias += 1
+    assert loaded.predict(made[1]) != before, "the classifier is no part of it"
+    with torch.no_grad():
+        loaded.model.norm.weight *= 2
+    with pytest.raises(UserError, match="weights have changed since openvino:fp32 was built"):
+        loaded.predict(made[1])
+
+
+def test_few_threads_are_tried_on_many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "cores", lambda: 64)
+    best = Runtime("openvino", "int8")
+    assert {(one.batch_size, one.threads) for one in task._variants(best, 32)} == {
+        (8, None), (16, None), (32, 32), (32, 16),
+    }  # fmt: skip
+    assert {one.batch_size for one in task._variants(replace(best, backend="onnx"), 32)} == {32}
+    assert {one.batch_size for one in task._variants(best, 8)} == {32}
+
+
+def test_of_large_pictures_few_are_read_and_timed(
+    model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    _few(monkeypatch, ("eager", "fp32"))
+    monkeypatch.setattr(task, "reference_speed", lambda classifier: 0.3)
+    monkeypatch.setattr(
+        task, "by_turns", lambda runs, pictures, late=None: asked.append(pictures) or dict.fromkeys(runs, 1.0)
+    )
+    monkeypatch.setattr(task, "CALIBRATION", 4)
+    monkeypatch.setattr(task, "MOST", 30)
+    assert vitrail.tune(model, made[1], quiet=True, merging=False).tuned.images == 26
+    assert set(asked) == {4, 1}
+
+
+def test_pictures_that_were_trained_on_are_warned_about(
+    model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _few(monkeypatch, ("eager", "fp32"))
+    vitrail.tune(model, made[1], merging=False)
+    assert "was trained on 38 of these 48 pictures" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_wrong_backend_never_wins(model: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ WORK = 2e12
 ABOUT = "build.json"
 LEFT = 3600
 """Seconds after which a build that nobody finished is nobody's."""
-RECIPE = 2
+RECIPE = 3
 """Raised when the same model is built differently than before: builds that are there are not taken then."""
 
 
@@ -99,8 +99,11 @@ def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, besid
         UserError: a library is missing, ranges are to be taken and there are neither pictures nor a build, the model's
             tokens cannot be merged, or the build cannot be written.
     """
-    if runtime.threads is not None:  # what another machine was tuned to
-        runtime = replace(runtime, threads=min(runtime.threads, cores()))
+    # As many for all of them, so that they can be compared; what another machine was tuned to may be more.
+    threads = min(cores(), torch.get_num_threads() if runtime.threads is None else runtime.threads)
+    runtime = replace(runtime, threads=None if runtime.threads is None else threads)
+    if runtime.precision == "int8" and not isinstance(model, VisionTransformer):
+        raise UserError("A CNN's convolutions are not run in int8 here: take bf16 or fp32.")
     if any(runtime.merging):
         if not isinstance(model, VisionTransformer):
             raise UserError("A CNN has no tokens to merge: run it without merging.")
@@ -112,16 +115,16 @@ def engine(model: Model, runtime: Runtime, pictures: Tensor | None = None, besid
     if runtime.backend in ("eager", "compiled"):
         if runtime.precision == "int8":
             raise UserError("PyTorch runs no model in int8 here: take openvino:int8 or onnx:int8.")
-        made = InTorch(module, runtime.precision, runtime.batch_size, runtime.threads, runtime.backend == "compiled")
+        made = InTorch(module, runtime.precision, runtime.batch_size, threads, runtime.backend == "compiled")
         if runtime.backend == "compiled":
             with _in_words(runtime, "does not run this model"):
                 check(made, module, runtime, shown, [1, full])
         return made
     if runtime.backend == "onnx" and runtime.precision == "bf16":
         raise UserError("ONNX Runtime has no bf16 on a processor: take onnx:fp32, onnx:int8 or openvino:bf16.")
-    job = _Job(module, runtime, pictures, shown, (1, full))
+    job = _Job(module, with_ranges(runtime, pictures), pictures, shown, (1, full), threads)
     if beside is not None:
-        return _kept(key(model, runtime), job, beside)
+        return _kept(key(model, job.runtime), job, beside)
     with tempfile.TemporaryDirectory(prefix="vitrail-build-") as folder:
         return _built(job, Path(folder) / "build")
 
@@ -135,15 +138,19 @@ class _Job:
     pictures: Tensor | None
     shown: Tensor
     sizes: tuple[int, ...]
+    threads: int
 
 
 def _kept(name: str, job: _Job, beside: Path) -> Engine:
     """A whole build from the model's folder or from the cache; where there is none, a new one."""
     roots = [beside / BUILDS, Path(cache_dir()) / BUILDS]
+    any_ranges = _ranged(job.runtime) and not job.runtime.ranges
     for root in roots:
-        if _whole(root / name, job):
+        for build in sorted(root.glob(f"{name}-*")) if any_ranges else [root / name]:
+            if not _whole(build, job):
+                continue
             try:
-                return _taken(root / name, job)
+                return _taken(build, job)
             except UserError:
                 raise
             except Exception:  # a library may refuse what it wrote itself, and each has errors of its own for that
@@ -166,7 +173,7 @@ def _kept(name: str, job: _Job, beside: Path) -> Engine:
 
 def _taken(folder: Path, job: _Job) -> Engine:
     """A build that is there, checked in batches that it was not given before."""
-    made, about = _opened(folder, job.runtime), read_json(folder / ABOUT)
+    made, about = _opened(folder, job), read_json(folder / ABOUT)
     new = [size for size in job.sizes if _checked(job.runtime, size) not in about["checked"]]
     if new and not (_ranged(job.runtime) and job.pictures is None):  # ranges of pictures say nothing of noise
         check(made, job.module, job.runtime, job.shown, new)
@@ -185,9 +192,9 @@ def _writable(root: Path) -> bool:
     return where.is_dir() and os.access(where, os.W_OK)
 
 
-def _opened(folder: Path, runtime: Runtime) -> Engine:
-    made = onnxruntime.ONNXRuntime if runtime.backend == "onnx" else openvino.OpenVINO
-    return made(folder, runtime.precision, runtime.batch_size, runtime.threads)
+def _opened(folder: Path, job: _Job) -> Engine:
+    made = onnxruntime.ONNXRuntime if job.runtime.backend == "onnx" else openvino.OpenVINO
+    return made(folder, job.runtime.precision, job.runtime.batch_size, job.threads)
 
 
 def _built(job: _Job, folder: Path) -> Engine:
@@ -203,19 +210,19 @@ def _built(job: _Job, folder: Path) -> Engine:
     for scope in scopes:
         try:
             with new_folder(folder, replace=True) as inside:
-                with _in_words(runtime, "cannot be built for this model", inside):
+                with _in_words(runtime, "cannot be built for this model", inside, _bytes(job.module)):
                     if runtime.backend == "onnx":
                         onnxruntime.build(job.module, job.shown[:2], inside, runtime.precision == "int8")
                     else:
                         openvino.build(job.module, job.shown[:2], inside, ranges, scope)
                 with _in_words(runtime, "does not run this model"):
-                    check(_opened(inside, runtime), job.module, runtime, job.shown, job.sizes)
+                    check(_opened(inside, job), job.module, runtime, job.shown, job.sizes)
                 about = {"runtime": to_dict(runtime), "processor": processor(), "versions": versions()}
                 about |= {"sensitive": scope, "ranges": _digest(ranges), "files": _files(inside)}
                 about["checked"] = [_checked(runtime, size) for size in job.sizes]
                 write_json(inside / ABOUT, about)
             with _in_words(runtime, "does not run this model"):
-                return _opened(folder, runtime)
+                return _opened(folder, job)
         except Rejected:
             if scope == scopes[-1]:
                 raise
@@ -227,15 +234,29 @@ def _ranged(runtime: Runtime) -> bool:
     return (runtime.backend, runtime.precision) == ("openvino", "int8")
 
 
+def with_ranges(runtime: Runtime, pictures: Tensor | None) -> Runtime:
+    """The same, with the pictures that ranges are taken from, where it needs some and there are any."""
+    if pictures is None or not _ranged(runtime):
+        return runtime
+    return replace(runtime, ranges=_digest(pictures)[:8])
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
 @contextmanager
-def _in_words(runtime: Runtime, what: str, inside: Path | None = None) -> Iterator[None]:
-    """Turn what a library raises, each has errors of its own, into a sentence; a full disk stays one."""
+def _in_words(runtime: Runtime, what: str, inside: Path | None = None, needed: int = 0) -> Iterator[None]:
+    """Turn what a library raises, each has errors of its own, into a sentence; a full disk stays one.
+
+    That is where ``needed`` bytes do not fit: what it could not write whole a library may have removed.
+    """
     try:
         yield
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
-        if inside is not None and shutil.disk_usage(inside).free < 2**20:
+        if inside is not None and shutil.disk_usage(inside).free < needed + 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         said = next((line for line in lines if "error: " in line), lines[-1])  # a compiler's, among all it was told
@@ -289,23 +310,29 @@ def check(made: Engine, module: nn.Module, runtime: Runtime, pictures: Tensor, s
 
 
 def key(model: Model, runtime: Runtime) -> str:
-    """A name for all that a build depends on: the model, what is computed how, processor and libraries."""
+    """A name for all that a build depends on: the model, what is computed how, processor and libraries, and ranges."""
     numbers = "float" if runtime.backend == "openvino" and runtime.precision != "int8" else runtime.precision
     about = [
         RECIPE,
-        to_dict(model.config),
+        fingerprint(model),
         runtime.backend,
         numbers,  # OpenVINO runs one graph in fp32 or bf16
         runtime.merging,
         processor(),
         versions(),
     ]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{runtime.backend}-{numbers}-{digest}{'-' if runtime.ranges else ''}{runtime.ranges}"
+
+
+def fingerprint(model: Model) -> str:
+    """Of all that decides a model's features: another has other weights, or is of another kind or resolution."""
+    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return f"{runtime.backend}-{numbers}-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
 
 
 def _noise(model: Model) -> Tensor:

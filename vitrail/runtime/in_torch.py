@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +23,12 @@ class InTorch:
         UserError: compilation is asked for and there is no C++ compiler.
     """
 
-    def __init__(self, module: nn.Module, precision: Precision, most: int, threads: int | None, compiled: bool) -> None:
+    def __init__(self, module: nn.Module, precision: Precision, most: int, threads: int, compiled: bool) -> None:
         self.backend: Backend = "compiled" if compiled else "eager"
         self.precision = precision
         self.most = most
         self.sizes = sizes_up_to(most) if compiled else ()
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads
         self.compiled = compiled
         if compiled:
             need_compiler()
@@ -38,14 +41,27 @@ class InTorch:
         return (in_sizes if self.compiled else in_pieces)(self._features, images, self.most)
 
     def _features(self, images: Tensor) -> Tensor:
-        if torch.get_num_threads() != self.threads:  # of the process, and others may want their own
-            torch.set_num_threads(self.threads)
         if self.compiled:
             # All engines are versions of one function to the compiler, which gives up after eight and runs PyTorch.
             # That is set here because every thread has a setting of its own.
             setting = torch._dynamo.config
             if setting.recompile_limit < setting.accumulated_recompile_limit:
                 setting.recompile_limit = setting.accumulated_recompile_limit
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        bf16 = self.precision == "bf16"
+        with _threads(self.threads), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             features: Tensor = self.run(images)
         return features.float()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many, and then as many as before: the number is the process's, and others want their own."""
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Backend, Precision
 from vitrail.runtime.sizes import in_pieces
@@ -83,12 +82,14 @@ class ONNXRuntime:
     backend: Backend = "onnx"
     sizes: tuple[int, ...] = ()
 
-    def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, precision: Precision, most: int, threads: int) -> None:
         runtime = library()
         self.precision = precision
         self.most = most
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
+        options.intra_op_num_threads = threads
+        # Its threads would go on turning after each batch, and hold up whoever decodes the next one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         self.session = runtime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
 

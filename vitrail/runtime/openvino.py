@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.ahead import cores
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Backend, Precision
 from vitrail.runtime.sizes import in_sizes, sizes_up_to
@@ -74,7 +74,7 @@ def build(module: nn.Module, example: Tensor, folder: Path, pictures: Tensor | N
     """
     openvino = library()
     free = [-1, *example.shape[1:]]
-    with _traced():
+    with torch.no_grad(), _traced():  # attention with relative positions recomputes parts of itself for gradients
         graph = openvino.convert_model(module, example_input=example, input=free)
     if pictures is not None:
         graph = _quantised(graph, pictures, sensitive)
@@ -107,34 +107,37 @@ class OpenVINO:
 
     backend: Backend = "openvino"
 
-    def __init__(self, folder: Path, precision: Precision, most: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, precision: Precision, most: int, threads: int) -> None:
         library()
         self.precision = precision
         self.most = most
         self.sizes = sizes_up_to(most)
         self.graph = _core().read_model(folder / GRAPH)
-        self.threads = threads or cores()
+        self.threads = threads
         self.hints = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
         }
         self.compiled: dict[int, list[Any]] = {}
+        self.lock = threading.Lock()
+        """Held while the requests run, which have one place each for pictures and for answers: another thread waits."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
         return in_sizes(self._features, images, self.most)
 
     def _features(self, images: Tensor) -> Tensor:
-        if len(images) not in self.compiled:
-            self.compiled[len(images)] = self._requests(images)
-        requests = self.compiled[len(images)]
-        parts = images.contiguous().chunk(len(requests))
-        with ExitStack() as running:  # left when all have ended, by Ctrl-C too: they read the pictures where they are
-            for request, part in zip(requests, parts, strict=True):
-                running.callback(request.wait)
-                request.start_async([part.numpy()], share_inputs=True)
-        return torch.cat([torch.from_numpy(request.get_output_tensor(0).data) for request in requests])
+        with self.lock:
+            if len(images) not in self.compiled:
+                self.compiled[len(images)] = self._requests(images)
+            requests = self.compiled[len(images)]
+            parts = images.contiguous().chunk(len(requests))
+            with ExitStack() as running:  # left when all ended, by Ctrl-C too: they read the pictures where they are
+                for request, part in zip(requests, parts, strict=True):
+                    running.callback(request.wait)
+                    request.start_async([part.numpy()], share_inputs=True)
+            return torch.cat([torch.from_numpy(request.get_output_tensor(0).data) for request in requests])
 
     def _requests(self, images: Tensor) -> list[Any]:
         """As many as batches of this size are run as."""

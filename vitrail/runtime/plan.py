@@ -28,7 +28,9 @@ class Runtime:
     """How many tokens each layer merges into others (2210.09461), one number a layer; empty: none."""
     batch_size: int = 32
     threads: int | None = None
-    """None: as many as there are cores, which are the most."""
+    """None: as many as PyTorch takes, the cores at most."""
+    ranges: str = ""
+    """From which pictures ``openvino:int8`` has its ranges, a digest of them; empty: from whichever there are."""
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that nothing can be run with."""
@@ -60,6 +62,8 @@ class Tuned:
     images: int
     """That ``loss`` was measured on."""
     processor: str
+    model: str = ""
+    """The ``fingerprint`` of what was measured; empty: not noted, as it was once."""
 
 
 def parse(text: str) -> Runtime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -41,12 +41,21 @@ class Predictor:
     device: torch.device
     bf16: bool
     engine: Engine | None = None
+    frozen: tuple[tuple[Tensor, int], ...] = ()
+    """Weights that the engine has its own copy of, and how often each had been written to when that was taken."""
 
     @classmethod
     def of(cls, model: Model, device: str | None = None) -> Predictor:
         """Move ``model`` to the device and put it in evaluation mode."""
         where = pick_device(device)
         return cls(model.to(where).eval(), where, native_bf16(where))
+
+    def by(self, engine: Engine) -> Predictor:
+        """The same model, its features computed by ``engine``."""
+        weights = [] if engine.backend == "eager" else list(self.model.state_dict(keep_vars=True).items())
+        # A tensor that was made in inference mode counts nothing, and cannot be written to outside of it.
+        kept = [one for name, one in weights if not name.startswith("classifier.") and not one.is_inference()]
+        return replace(self, engine=engine, frozen=tuple((one, one._version) for one in kept))
 
     @property
     def precision(self) -> Precision:
@@ -66,8 +75,17 @@ class Predictor:
         return sizes[: bisect_left(sizes, most) + 1]  # the last holds them all, or is the largest
 
     def features(self, images: Tensor, pooling: Pooling | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, F) on the CPU: what the classifier, or another pooling, sees."""
+        """(B, C, H, W) -> (B, F) on the CPU: what the classifier, or another pooling, sees.
+
+        Raises:
+            UserError: the model's weights have changed since the engine was built of them.
+        """
         if self.engine is not None and pooling is None:
+            if any(weight._version != version for weight, version in self.frozen):
+                raise UserError(
+                    f"The model's weights have changed since {self.name} was built of them: save the model and load "
+                    "that, or load it with runtime='eager'."
+                )
             return self.engine(images)
         pool = pooling or self.model.pooling
         return self._run(lambda batch: self.model.pool(batch, pool), images).float().cpu()

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitrail.config import ModelCard
 from vitrail.data.batches import batches
-from vitrail.data.sources import open_labelled, trained_photos
+from vitrail.data.sources import Sample, open_labelled, trained_photos
 from vitrail.errors import UserError
 from vitrail.evaluate.metrics import Evaluation, evaluate_logits
 from vitrail.evaluate.real import Real, read_real, real_accuracy
@@ -44,6 +44,18 @@ class Evaluated:
         }
 
 
+def trained_on(samples: Sequence[Sample], run: Path, show: Show) -> int:
+    """How many of the pictures the model of a run folder was trained on, which is warned about."""
+    trained = trained_photos(run)
+    seen = sum(sample.path.absolute() in trained for sample in samples)
+    if seen:
+        show.warn(
+            f"The model was trained on {seen} of these {len(samples)} pictures, so the result flatters: "
+            f"the held-out ones are those of {run / 'split.csv'}."
+        )
+    return seen
+
+
 def evaluate(
     predictor: Predictor,
     card: ModelCard,
@@ -64,13 +76,7 @@ def evaluate(
     right = None
     if real is not None:
         right = read_real(real, [sample.path for sample in samples], [sample.label for sample in samples], len(classes))
-    trained = trained_photos(run)
-    seen = sum(sample.path.absolute() in trained for sample in samples)
-    if seen:
-        show.warn(
-            f"The model was trained on {seen} of these {len(samples)} pictures, so the result flatters: "
-            f"the held-out ones are those of {run / 'split.csv'}."
-        )
+    seen = trained_on(samples, run, show)
     logits: list[np.ndarray] = []
     labels: list[int] = []
     read: list[int] = []

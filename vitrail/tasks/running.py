@@ -11,7 +11,8 @@ from vitrail.errors import UserError
 from vitrail.record import from_dict, to_dict
 from vitrail.report.terminal import Show
 from vitrail.runtime.device import native_bf16
-from vitrail.runtime.engines import engine
+from vitrail.runtime.engines import engine, fingerprint
+from vitrail.runtime.machine import processor
 from vitrail.runtime.plan import FILE, Runtime, Tuned, parse
 from vitrail.runtime.predictor import Predictor
 from vitrail.weights.store import model_folder, read_json, write_json
@@ -38,8 +39,12 @@ def running(predictor: Predictor, folder: Path | None, asked: str | Runtime | No
         return predictor
     by = "in another way"
     try:
-        runtime = read_tuned(path).runtime
+        tuned = read_tuned(path)
+        # How many threads are best is another machine's own.
+        runtime = tuned.runtime if tuned.processor == processor() else replace(tuned.runtime, threads=None)
         by = f"by {runtime.name}"
+        if tuned.model and tuned.model != fingerprint(predictor.model):
+            raise UserError("that was found for other weights.")
         return with_engine(predictor, folder, runtime)
     except UserError as error:
         show.warn(
@@ -58,10 +63,10 @@ def with_engine(predictor: Predictor, folder: Path | None, runtime: Runtime) -> 
     if runtime.precision == "bf16" and not native_bf16(predictor.device):
         raise UserError(f"There is no native bf16 on this machine, and emulated it is slow: {runtime.name} is no use.")
     if runtime.precision != "int8" and runtime == Runtime("eager", runtime.precision):
-        return replace(predictor, bf16=runtime.precision == "bf16", engine=None)
+        return replace(predictor, bf16=runtime.precision == "bf16", engine=None, frozen=())
     if predictor.device.type != "cpu":
-        raise UserError(f"{runtime.name} runs on a processor alone: say --device cpu, or --runtime eager.")
-    return replace(predictor, engine=engine(predictor.model, runtime, beside=folder))
+        raise UserError(f"{runtime.name} runs on a processor alone: say --device cpu, or nothing of the runtime.")
+    return predictor.by(engine(predictor.model, runtime, beside=folder))
 
 
 def read_tuned(path: Path) -> Tuned:

@@ -23,13 +23,14 @@ from vitrail.errors import UserError
 from vitrail.evaluate.metrics import paired_bootstrap
 from vitrail.record import to_dict
 from vitrail.report.terminal import Show, duration
-from vitrail.runtime.engines import available, engine
+from vitrail.runtime.engines import available, engine, fingerprint, with_ranges
 from vitrail.runtime.machine import processor
 from vitrail.runtime.plan import FILE, Runtime, Tuned
 from vitrail.runtime.predictor import Engine
 from vitrail.runtime.schedules import schedule, search
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
 from vitrail.tasks.classifier import Classifier, load
+from vitrail.tasks.evaluation import trained_on
 from vitrail.tasks.running import folder_of, write_tuned
 
 BATCH = 32
@@ -40,6 +41,9 @@ CALIBRATION = 64
 REFERENCE = Runtime("eager", "fp32", batch_size=BATCH)
 SHARE = 0.2
 """Of the time, what the accuracy of the reference may take: pictures are left out where it would be more."""
+TIMED = 15.0
+"""Seconds that the reference may take for the pictures that speeds are measured on: fewer than a batch where they are
+large."""
 BUILDING = 0.5
 """Of the time, after which no more ways are built; the likeliest winners are the first."""
 SEARCHING = 0.8
@@ -106,14 +110,14 @@ def tune(
     canvas.refuse(figure)
     refuse_unwritable(folder / FILE)
     classifier = load(model, device="cpu", runtime="eager", quiet=quiet)
-    pictures = read_pictures(classifier, data, show)
-    work = Work(classifier, folder, pictures, show)
+    speed = reference_speed(classifier)
+    judged = max(int(SHARE * minutes * 60 * speed), 50)
+    work = Work(classifier, folder, read_pictures(classifier, data, show, CALIBRATION + judged), show, speed)
     pairs = sorted(
         available(torch.device("cpu")), key=lambda pair: [LIKELY[0].index(pair[1]), LIKELY[1].index(pair[0])]
     )
     ways = [Runtime(*pair, batch_size=BATCH) for pair in pairs]
     usual = Runtime("eager", "bf16" if ("eager", "bf16") in pairs else "fp32", batch_size=BATCH)
-    work.limit(SHARE * minutes * 60)
     work.until, work.deadline = start + BUILDING * 60 * minutes, start + 60 * minutes
     show.say(
         f"{len(ways)} ways to run it, {', '.join(way.name for way in ways)}; accuracy on {len(work.labels)} pictures, "
@@ -121,15 +125,17 @@ def tune(
     )
     tuner = Tuner(work.speeds, work.loss, max_loss, work.deadline)
     best = tuner.plain(ways, REFERENCE, usual)
+    work.keep(best.runtime)
     work.until = work.deadline
     if merging and _mergeable(classifier):
         best = tuner.merged(best, _schedules(classifier, work, usual, max_loss, start + SEARCHING * 60 * minutes))
-    best = tuner.varied(best, _variants(best.runtime))
+    best = tuner.varied(best, _variants(best.runtime, work.timed))
     found = tuner.found(best)
     assert best.loss is not None
     loss = best.loss
+    runtime, about = with_ranges(best.runtime, work.calibration), fingerprint(classifier.model)
     tuned = Tuned(
-        best.runtime, best.speed, loss.accuracy, loss.points, (loss.low, loss.high), len(work.labels), processor()
+        runtime, best.speed, loss.accuracy, loss.points, (loss.low, loss.high), len(work.labels), processor(), about
     )
     single = by_turns({best.runtime: lambda: work.engine(best.runtime)(work.images[:1])}, 1)[best.runtime]
     drawn = draw(found)
@@ -143,7 +149,9 @@ def tune(
 class Work:
     """Engines, and what they are measured on."""
 
-    def __init__(self, classifier: Classifier, folder: Path, pictures: tuple[Tensor, np.ndarray], show: Show) -> None:
+    def __init__(
+        self, classifier: Classifier, folder: Path, pictures: tuple[Tensor, np.ndarray], show: Show, speed: float
+    ) -> None:
         images, labels = pictures
         own = min(CALIBRATION, len(images) // 4)
         self.calibration, self.images, self.labels = images[:own], images[own:], labels[own:]
@@ -151,17 +159,16 @@ class Work:
         self.engines: dict[Runtime, Engine] = {}
         self.reference: np.ndarray | None = None
         self.until = self.deadline = float("inf")
+        self.timed = min(BATCH, 1 << max(1, int(TIMED * speed)).bit_length() - 1, len(self.images))
+        """Pictures that speeds are measured on; a power of two, for which engines are compiled."""
 
     def late(self) -> bool:
         """Whether the time is over."""
         return time.monotonic() > self.deadline
 
-    def limit(self, seconds: float) -> None:
-        """Leave out pictures that the reference would not get through in so many seconds."""
-        start = time.perf_counter()
-        self.engine(REFERENCE)(self.images[:8])
-        most = int(seconds * min(8, len(self.images)) / (time.perf_counter() - start))
-        self.images, self.labels = self.images[: max(most, 50)], self.labels[: max(most, 50)]
+    def keep(self, best: Runtime) -> None:
+        """Let go of all engines but that one, each of which has weights of its own; what was built is not lost."""
+        self.engines = {runtime: made for runtime, made in self.engines.items() if runtime in (best, REFERENCE)}
 
     def engine(self, runtime: Runtime) -> Engine:
         """Built once, and held against the model."""
@@ -184,9 +191,9 @@ class Work:
             except UserError as error:
                 found[runtime] = str(error)
                 continue
-            batches = torch.split(self.images[:BATCH], runtime.batch_size)
+            batches = torch.split(self.images[: self.timed], runtime.batch_size)
             runs[runtime] = lambda made=made, batches=batches: [made(batch) for batch in batches]  # type: ignore[misc]
-        return {**found, **by_turns(runs, min(BATCH, len(self.images)), late=self.late)}
+        return {**found, **by_turns(runs, self.timed, late=self.late)}
 
     def loss(self, runtime: Runtime) -> Loss:
         """Against the reference, on the same pictures."""
@@ -208,21 +215,34 @@ class Work:
         return right
 
 
-def read_pictures(classifier: Classifier, data: str | Path, show: Show) -> tuple[Tensor, np.ndarray]:
-    """At most ``MOST`` labelled pictures, by chance: images (n, C, H, W) and labels (n,)."""
+def reference_speed(classifier: Classifier) -> float:
+    """Pictures a second of the reference, from a few that are noise."""
+    config = classifier.card.architecture
+    images = torch.rand(8, config.channels, *config.image_size)
+    made = engine(classifier.model, REFERENCE)
+    made(images[:1])
+    start = time.perf_counter()
+    made(images)
+    return len(images) / (time.perf_counter() - start)
+
+
+def read_pictures(classifier: Classifier, data: str | Path, show: Show, most: int = MOST) -> tuple[Tensor, np.ndarray]:
+    """At most ``most`` labelled pictures, and ``MOST``, by chance: images (n, C, H, W) and labels (n,)."""
     samples = list(open_labelled(data, classifier.classes()))
     random.Random(0).shuffle(samples)
-    samples = samples[:MOST]
-    images: list[Tensor] = []
+    samples = samples[: min(most, MOST)]
+    trained_on(samples, Path(classifier.report.source), show)
+    config = classifier.card.architecture
+    images = torch.empty(len(samples), config.channels, *config.image_size)
     labels: list[int] = []
     with show.progress("Reading") as advance:
         for batch in batches([sample.path for sample in samples], classifier.card.preprocessing, BATCH):
-            images.append(batch.images)
+            images[len(labels) : len(labels) + len(batch.images)] = batch.images
             labels += [samples[position].label for position in batch.index]
             advance(batch.start + len(batch.paths), len(samples))
     if len(labels) < 20:
         raise UserError(f"{data} has {len(labels)} pictures that can be read, too few to tell ways of running apart.")
-    return torch.cat(images), np.array(labels)
+    return images[: len(labels)], np.array(labels)
 
 
 def _schedules(
@@ -249,10 +269,12 @@ def _mergeable(classifier: Classifier) -> bool:
     return True
 
 
-def _variants(best: Runtime) -> list[Runtime]:
-    """The same answers in smaller batches and with fewer threads."""
-    fewer = range(1, cores())
-    return [replace(best, batch_size=size) for size in (8, 16)] + [replace(best, threads=count) for count in fewer]
+def _variants(best: Runtime, timed: int) -> list[Runtime]:
+    """The same answers in smaller batches and with fewer threads, half of the cores and a quarter."""
+    # By onnx:int8 a picture's answer depends on those beside it.
+    sizes = [] if (best.backend, best.precision) == ("onnx", "int8") else [size for size in (8, 16) if size < timed]
+    fewer = [count for count in (cores() // 2, cores() // 4) if count]
+    return [replace(best, batch_size=size) for size in sizes] + [replace(best, threads=count) for count in fewer]
 
 
 def _say(show: Show, result: Tuning, max_loss: float, path: Path) -> None:
