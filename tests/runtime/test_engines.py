@@ -151,35 +151,12 @@ def test_merged_graphs_in_eight_bits_are_near(tmp_path: Path) -> None:
         assert 1e-4 < apart < BOUNDS["int8"] + MERGED[1], way
 
 
-@pytest.mark.parametrize("way", GRAPHS)
-def test_threads_that_share_an_engine_get_their_own_answers(way: str, tmp_path: Path) -> None:
-    model, images = _model(PLAIN), _pictures(PLAIN, 16)
-    made = engine(model, _way(way), images, tmp_path)
-    alone = [made(image[None]) for image in images]
-
-    def wrong(at: int) -> int:
-        return sum(not torch.equal(made(images[at : at + 1]), alone[at]) for _ in range(100))
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(wrong, range(16))) == 0
-
-
 def test_more_queries_than_a_block_are_built_too(tmp_path: Path) -> None:
     config = replace(MODELS["relative"], image_size=(8 * 27, 8 * 27))  # 729 patches
     model, images = _model(config), _pictures(config, 1)
     with torch.no_grad():
         truth = model.features(images)
     assert torch.allclose(engine(model, _way("openvino:fp32"), images, tmp_path)(images), truth, atol=1e-4)
-
-
-def test_a_thread_alone_is_the_engine_s_own() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        engine(_model(PLAIN), _way("eager:fp32", threads=1))(_pictures(PLAIN))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("way", ["onnx:int8", "openvino:int8"])
