@@ -223,7 +223,7 @@ def test_a_full_disk_is_named(way: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(library, "build", full)
     with pytest.raises(UserError, match="cannot be built for this model"):
         engine(_model(PLAIN), _way(way), None, tmp_path)
-    usage = type("Usage", (), {"free": 0})
+    usage = type("Usage", (), {"free": 2**20 + 1000})  # less than the weights: what it had written of them is gone
     monkeypatch.setattr(engines.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="The disk is full while writing"):
         engine(_model(PLAIN), _way(way), None, tmp_path)
