@@ -6,6 +6,7 @@ enough. How many tokens it may merge besides, ``schedules.search`` finds.
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -184,6 +185,7 @@ def by_turns(
 ) -> dict[Runtime, float]:
     """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike.
 
+    Every turn has an order of its own: what one leaves behind, such as threads, should not always hit the same other.
     There is one turn at least, and no other when it is ``late``; see ``TURNS``.
     """
     times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
@@ -193,7 +195,9 @@ def by_turns(
     for turn in range(MOST):
         if turn and (late() or (turn >= TURNS and time.perf_counter() - begun > SECONDS)):
             break
-        for runtime, run in runs.items():
+        order = list(runs.items())
+        random.Random(turn).shuffle(order)
+        for runtime, run in order:
             start = time.perf_counter()
             run()
             times[runtime].append(time.perf_counter() - start)
