@@ -124,7 +124,9 @@ def section() -> str:
                     found["model"],
                     f"{found['photos']:,}",
                     str(found["batch size"]),
-                    {"model": "the model alone", "predict": f"vitrail, {found['runtime']}"}.get(name, name),
+                    {"model": f"the model alone, {found['runtime']}", "predict": f"vitrail, {found['runtime']}"}.get(
+                        name, f"{name}, fp32"
+                    ),
                     f"{speed:.1f}",
                     "" if ratio is None else f"{ratio:.2f}",
                     "" if command is None else f"{command:.1f}",

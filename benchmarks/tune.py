@@ -34,7 +34,7 @@ from vitrail.runtime.engines import available
 from vitrail.runtime.plan import Runtime
 from vitrail.runtime.schedules import KINDS, schedule
 from vitrail.runtime.tuning import TIE, Trial
-from vitrail.tasks.tune import BATCH, CALIBRATION, SHARE, Work, read_pictures, reference_speed, tune
+from vitrail.tasks.tune import BATCH, Work, pictures_for, read_pictures, reference_speed, tune
 
 ALLOWED, MINUTES = 0.3, 10.0
 LEVELS = (0.125, 0.25, 0.375, 0.5, 0.75)
@@ -52,7 +52,7 @@ def main() -> None:
         tuned = tune(folder, data / "val", ALLOWED, MINUTES, out=FIGURE)
         shutil.rmtree(folder / "builds")
         speed = reference_speed(classifier)
-        pictures = read_pictures(classifier, data / "val", Show(), CALIBRATION + int(SHARE * 60 * MINUTES * speed))
+        pictures = read_pictures(classifier, data / "val", Show(), pictures_for(MINUTES, speed))
         work = Work(classifier, folder, pictures, Show(), speed)
         start = time.monotonic()
         winner = replace(tuned.tuned.runtime, batch_size=BATCH, threads=None, ranges="")

@@ -180,6 +180,7 @@ def test_words_for_ways() -> None:
             parse(text)
     for numbers, words in (
         ({"batch_size": 0}, "with 0 pictures in a batch"),
+        ({"batch_size": 10**21}, "with 1000000000000000000000 pictures in a batch: say 1 to 65,536"),
         ({"threads": 0}, "with 0 threads"),
         ({"threads": -3}, "with -3 threads"),
     ):

@@ -14,6 +14,8 @@ FILE = "runtime.json"
 """In a model's folder: what ``vitrail tune`` found, a ``Tuned``."""
 BUILDS = "builds"
 """In a model's folder: what engines were built, a folder each."""
+LARGEST = 2**16
+"""Of batches and threads, far beyond what any machine runs: more is a slip."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Runtime:
         """Raise UserError for numbers that nothing can be run with."""
         threads = 1 if self.threads is None else self.threads
         for what, number in (("pictures in a batch", self.batch_size), ("threads", threads)):
-            if number < 1:
-                raise UserError(f"A model cannot be run with {number} {what}: say 1 or more.")
+            if not 1 <= number <= LARGEST:
+                raise UserError(f"A model cannot be run with {number} {what}: say 1 to {LARGEST:,}.")
 
     @property
     def name(self) -> str:

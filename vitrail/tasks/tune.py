@@ -111,8 +111,7 @@ def tune(
     refuse_unwritable(folder / FILE)
     classifier = load(model, device="cpu", runtime="eager", quiet=quiet)
     speed = reference_speed(classifier)
-    judged = max(int(SHARE * minutes * 60 * speed), 50)
-    work = Work(classifier, folder, read_pictures(classifier, data, show, CALIBRATION + judged), show, speed)
+    work = Work(classifier, folder, read_pictures(classifier, data, show, pictures_for(minutes, speed)), show, speed)
     pairs = sorted(
         available(torch.device("cpu")), key=lambda pair: [LIKELY[0].index(pair[1]), LIKELY[1].index(pair[0])]
     )
@@ -224,6 +223,11 @@ def reference_speed(classifier: Classifier) -> float:
     start = time.perf_counter()
     made(images)
     return len(images) / (time.perf_counter() - start)
+
+
+def pictures_for(minutes: float, speed: float) -> int:
+    """How many pictures to take, for ranges and to judge, where the reference runs ``speed`` of them a second."""
+    return CALIBRATION + max(int(SHARE * minutes * 60 * speed), 50)
 
 
 def read_pictures(classifier: Classifier, data: str | Path, show: Show, most: int = MOST) -> tuple[Tensor, np.ndarray]:
