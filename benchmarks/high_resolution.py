@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, publish, record
+from benchmarks.results_file import RESULTS, in_order, publish, record
 from vitrail.analyze.scaling import Growth, scaling
 from vitrail.config import PositionConfig, variant
 from vitrail.model.build import build
@@ -88,7 +88,7 @@ def by_turns(builds: Path) -> dict[str, float]:
     passes = {case: opened(case, builds)() for case in (FUSED, UNFUSED, TRACED, *engines(), *POSITIONS)}
     taken: dict[str, list[float]] = {case: [] for case in passes}
     for turn in range(ROUNDS + 1):  # the first warms up
-        for case, run in passes.items():
+        for case, run in in_order(passes, turn):
             start = time.perf_counter()
             with torch.inference_mode():
                 run(image)

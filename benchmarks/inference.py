@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, fallen, kind, publish, record
+from benchmarks.results_file import RESULTS, fallen, in_order, kind, publish, record
 from vitrail.config import variant
 from vitrail.model.build import build
 from vitrail.report.markdown import table
@@ -171,8 +171,8 @@ def by_turns(ways: Mapping[str, Way], pictures: int) -> dict[str, float]:
         way()
         way()
     speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
+    for turn in range(ROUNDS):
+        for name, way in in_order(ways, turn):
             start, calls = time.perf_counter(), 0
             while calls == 0 or time.perf_counter() - start < SECONDS:
                 way()

@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, publish, record
+from benchmarks.results_file import RESULTS, in_order, publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
@@ -271,8 +271,8 @@ def in_this_process(
     speeds: dict[str, list[float]] = {name: [] for name in everyone}
     for way in everyone.values():
         way(photos[:batch_size])  # made, compiled, warm
-    for part in parts:
-        for name, way in everyone.items():
+    for turn, part in enumerate(parts):
+        for name, way in in_order(everyone, turn):
             start = time.perf_counter()
             done = way(part)
             speeds[name].append(done / (time.perf_counter() - start))

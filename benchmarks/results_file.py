@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitrail.report.markdown import write_section
 from vitrail.runtime.machine import processor, versions
@@ -18,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
 """The page that speeds are told on."""
 
+Way = TypeVar("Way")
 PEERS = ("timm", "transformers", "torchvision")
 """Whose versions stand in every result beside those of the libraries that Vitrail runs by."""
 
@@ -47,6 +50,13 @@ def fallen(before: Mapping[str, float], now: Mapping[str, float], margin: float)
     ]
 
 
+def in_order(ways: Mapping[str, Way], turn: int) -> list[tuple[str, Way]]:
+    """A turn's own order: what one leaves behind, such as threads, should not always hit the same other."""
+    order = list(ways.items())
+    random.Random(turn).shuffle(order)
+    return order
+
+
 def kind() -> str:
     """Of this machine's processor, by its units for matrix products, which speeds of one are far from another's."""
     return "amx" if "amx_bf16" in processor() else "avx512" if "avx512f" in processor() else "other"
@@ -55,6 +65,9 @@ def kind() -> str:
 def machine() -> dict[str, Any]:
     """What a benchmark was run on."""
     found = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions()}
+    told = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, or no clone
+        found["vitrail"] = subprocess.run(told, check=True, capture_output=True, text=True).stdout.strip()
     for name in PEERS:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

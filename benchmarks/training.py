@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, fallen, kind, publish, record
+from benchmarks.results_file import RESULTS, fallen, in_order, kind, publish, record
 from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
@@ -125,8 +125,8 @@ def measure(name: str) -> dict[str, Any]:
         way(2)  # warms up, and compiles
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     products = []
-    for _ in range(ROUNDS):
-        for label, way in ways.items():
+    for turn in range(ROUNDS):
+        for label, way in in_order(ways, turn):
             seconds[label] += way(STEPS)[1:]
         products.append(product_limit(torch.device("cpu"), torch.bfloat16))
     speeds = {label: shape.batch / statistics.median(times) for label, times in seconds.items()}
