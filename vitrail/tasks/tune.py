@@ -254,7 +254,8 @@ def _schedules(
 ) -> list[list[tuple[int, ...]]]:
     """Schedules of merging that lose at most what is allowed when the model is run in ``way``.
 
-    By family, cheapest first. That way needs no building: an engine for each schedule that is tried would take longer than all else.
+    By family, cheapest first. That way needs no building: an engine for each schedule that is tried would take longer
+    than all else.
     """
 
     def lost(merging: tuple[int, ...]) -> float:
