@@ -44,7 +44,7 @@ SHARE = 0.2
 TIMED = 15.0
 """Seconds that the reference may take for the pictures that speeds are measured on: fewer than a batch where they are
 large."""
-BUILDING = 0.5
+BUILDING = 0.35
 """Of the time, after which no more ways are built; the likeliest winners are the first."""
 SEARCHING = 0.8
 """Of the time, after which no other schedule of merging is tried."""
