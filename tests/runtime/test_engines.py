@@ -120,10 +120,10 @@ def test_whoever_is_interrupted_waits_for_all_parts(monkeypatch: pytest.MonkeyPa
     assert [request.did for request in requests] == [["started", "waited"]] * 2
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind not in ("rope", "relative")])
 @pytest.mark.parametrize("way", ["eager:fp32", *GRAPHS])
-def test_merged_graphs_give_what_merged_models_give(way: str, tmp_path: Path) -> None:
-    model = _model(PLAIN)
-    images = _pictures(PLAIN)
+def test_merged_graphs_give_what_merged_models_give(way: str, kind: str, tmp_path: Path) -> None:
+    model, images = _model(MODELS[kind]), _pictures(MODELS[kind])
     with torch.no_grad():
         truth = Merged(model, (2, 1))(images)
     assert torch.allclose(engine(model, _way(way, merging=(2, 1)), None, tmp_path)(images), truth, atol=2e-4)

@@ -65,11 +65,25 @@ def test_the_winner_is_that_of_a_full_sweep(machine: Fake, allowed: float) -> No
 def test_as_much_is_merged_as_is_allowed(machine: Fake, allowed: float) -> None:
     tuner = Tuner(machine.speeds, machine.loss, allowed)
     plain = tuner.plain(WAYS, REFERENCE, USUAL)
-    best = tuner.merged(plain, reversed(SCHEDULES))
+    best = tuner.merged(plain, [reversed(SCHEDULES)])
     fit = [merging for merging in SCHEDULES if machine.lost[plain.runtime] + sum(merging) / 10 <= allowed]
     assert best.runtime.merging == (fit[-1] if fit else ())
     assert best.loss is not None
     assert best.loss.points <= allowed
+
+
+def test_of_two_families_the_faster_wins_whatever_its_operations() -> None:
+    machine = Fake([5] * len(WAYS), [0] * len(WAYS))
+
+    def speeds(ways: Sequence[Runtime]) -> dict[Runtime, float | str]:
+        return {way: 8.0 if way.merging == (0, 9) else 5.0 + sum(way.merging) / 10 for way in ways}
+
+    for families in ([[(20, 0), (12, 0)], [(0, 9), (0, 8)]], [[(0, 9), (0, 8)], [(20, 0), (12, 0)]]):
+        tuner = Tuner(speeds, machine.loss, 1.2)
+        best = tuner.merged(tuner.plain(WAYS, REFERENCE, USUAL), families)
+        assert best.runtime.merging == (0, 9)
+        tried = {trial.runtime.merging for trial in tuner.found(best).trials}
+        assert tried == {(), (20, 0), (12, 0), (0, 9)}, "what a family has beyond its first that will do is not built"
 
 
 def test_a_schedule_that_cannot_be_built_does_not_end_the_search() -> None:
@@ -79,7 +93,7 @@ def test_a_schedule_that_cannot_be_built_does_not_end_the_search() -> None:
         return {**machine.speeds(ways), **{way: "It was rejected." for way in ways if sum(way.merging) > 10}}
 
     tuner = Tuner(speeds, machine.loss, 3)
-    best = tuner.merged(tuner.plain(WAYS, REFERENCE, USUAL), reversed(SCHEDULES))
+    best = tuner.merged(tuner.plain(WAYS, REFERENCE, USUAL), [reversed(SCHEDULES)])
     assert sum(best.runtime.merging) == 10
 
 
@@ -114,7 +128,7 @@ def test_when_the_time_is_over_what_was_measured_counts() -> None:
     best = tuner.plain(WAYS, REFERENCE, USUAL)
     assert best.runtime == USUAL, "tuning makes nothing slower than it was"
     assert set(machine.judged) == {REFERENCE, USUAL}
-    assert tuner.merged(best, SCHEDULES) == best
+    assert tuner.merged(best, [SCHEDULES]) == best
     assert all("time was over" in why for why in tuner.found(best).left_out.values())
 
 
@@ -159,7 +173,7 @@ def test_a_machine_that_becomes_busy_makes_nothing_look_slower() -> None:
     tuner = Tuner(speeds, machine.loss, 0.3)
     plain = tuner.plain(WAYS, REFERENCE, USUAL)
     assert plain.runtime == WAYS[-1]
-    best = tuner.merged(plain, [(2, 0)])
+    best = tuner.merged(plain, [[(2, 0)]])
     assert best.runtime.merging == (2, 0)
     assert best.speed / tuner.trials[plain.runtime].speed == pytest.approx(1.05)
     found = tuner.varied(best, [replace(best.runtime, batch_size=8)])

@@ -60,6 +60,8 @@ class Trial:
     """Of one image."""
     loss: float
     """What ``evaluate`` said: points of accuracy."""
+    kind: Kind | None = None
+    """Its family; None: not to merge at all."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def search(
         while low < high:
             middle = 0 if low == 0 and best is not none else (low + high) // 2
             merging = cheaper[middle]
-            trial = Trial(merging, merged_flops(config, merging), evaluate(merging))
+            trial = Trial(merging, merged_flops(config, merging), evaluate(merging), kind)
             tried.append(trial)
             if trial.loss <= allowed:
                 low, best = middle + 1, min(best, trial, key=lambda one: one.flops)

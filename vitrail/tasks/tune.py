@@ -27,7 +27,7 @@ from vitrail.runtime.engines import available, engine, fingerprint, with_ranges
 from vitrail.runtime.machine import processor
 from vitrail.runtime.plan import FILE, Runtime, Tuned
 from vitrail.runtime.predictor import Engine
-from vitrail.runtime.schedules import schedule, search
+from vitrail.runtime.schedules import KINDS, schedule, search
 from vitrail.runtime.tuning import Loss, Search, Trial, Tuner, by_turns
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.evaluation import trained_on
@@ -251,17 +251,21 @@ def read_pictures(classifier: Classifier, data: str | Path, show: Show, most: in
 
 def _schedules(
     classifier: Classifier, work: Work, way: Runtime, allowed: float, deadline: float
-) -> list[tuple[int, ...]]:
-    """Schedules of merging that lose at most what is allowed when the model is run in ``way``, cheapest first.
+) -> list[list[tuple[int, ...]]]:
+    """Schedules of merging that lose at most what is allowed when the model is run in ``way``.
 
-    That way needs no building: an engine for each schedule that is tried would take longer than all else.
+    By family, cheapest first. That way needs no building: an engine for each schedule that is tried would take longer
+    than all else.
     """
 
     def lost(merging: tuple[int, ...]) -> float:
         return work.loss(replace(way, merging=merging)).points if time.monotonic() < deadline else float("inf")
 
-    tried = search(transformer(classifier.card.architecture, "Merging"), lost, allowed).tried
-    return [trial.merging for trial in sorted(tried, key=lambda one: one.flops) if trial.loss <= allowed]
+    # Late first: it loses least for what it merges, so the others are soon given up.
+    kinds = sorted(KINDS, key=lambda kind: kind != "late")
+    tried = search(transformer(classifier.card.architecture, "Merging"), lost, allowed, kinds).tried
+    fit = sorted((trial for trial in tried if trial.loss <= allowed), key=lambda trial: trial.flops)
+    return [[trial.merging for trial in fit if trial.kind == kind] for kind in kinds]
 
 
 def _mergeable(classifier: Classifier) -> bool:

@@ -40,7 +40,9 @@ ATTENTION_ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: _back(*shapes[1:4]),
 }
 """PyTorch counts fused attention on GPUs only; the same on a CPU takes the same arguments and products."""
-OTHER, WAITING = "other operations", "Python, and waiting for pictures"
+OTHER, COMPILED, WAITING = "other operations", "compiled together", "Python, and waiting for pictures"
+FUSED = "## Call CompiledFxGraph"
+"""How PyTorch names what inductor compiled; the products in it stand beside it under names of their own."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,13 @@ class Profiler:
         """Of the steps after the second."""
         seconds = statistics.median(after - before for before, after in pairwise(self.ends[1 : 2 + TIMED]))
         looked_at = self.ends[-1] - self.started
-        parts = dict.fromkeys([*PARTS, OTHER], 0.0)
+        parts = dict.fromkeys([*PARTS, OTHER, COMPILED], 0.0)
         for event in self.profile.key_averages():
             own = event.self_device_time_total if self.device.type == "cuda" else event.self_cpu_time_total
             if event.key.startswith("aten::"):
                 parts[_part(event.key.removeprefix("aten::"))] += own / 1e6
+            elif event.key.startswith(FUSED):
+                parts[COMPILED] += own / 1e6
         parts[WAITING] = max(0.0, looked_at - sum(parts.values()))
         return Accounts(
             seconds=seconds,
