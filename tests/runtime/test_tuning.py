@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -159,6 +160,28 @@ def test_turns_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     order.clear()
     by_turns(runs, 8, late=lambda: True)
     assert sorted(order) == ["a", "a", "b", "b"], "what is too late is measured once"
+
+
+def test_whoever_cannot_win_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, counts = 0.0, dict.fromkeys(("quick", "near", "far", "short"), 0)
+
+    def run(name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            nonlocal clock
+            clock += seconds
+            counts[name] += 1
+
+        return call
+
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: clock))
+    seconds = {"quick": 0.4, "near": 1.1, "far": 1.3}
+    ways = dict(zip(WAYS, seconds, strict=False))
+    found = by_turns({way: run(name, seconds[name]) for way, name in ways.items()}, 4)
+    assert found == pytest.approx({way: 4 / seconds[name] for way, name in ways.items()})
+    assert counts["quick"] == counts["near"] > tuning.TURNS
+    assert counts["far"] == 2, "to warm up, and once"
+    by_turns({WAYS[0]: run("quick", 0.01), WAYS[1]: run("short", 0.4)}, 4)
+    assert counts["short"] == 1 + tuning.MOST, "what takes no time is measured as often as all"
 
 
 def test_a_machine_that_becomes_busy_makes_nothing_look_slower() -> None:

@@ -21,6 +21,9 @@ NEAR = 1.5
 """Times as fast as another that it may turn out slower than when both are looked at again."""
 TURNS, MOST, SECONDS = 3, 12, 15.0
 """How often ways take turns: at least, and at most where that is done in so many seconds."""
+FAR, SHORT = 3.0, 0.5
+"""Times as long as the quickest, after which a way takes no other turn, since it cannot win; turns of fewer seconds are
+taken by all."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def by_turns(
     """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike.
 
     Every turn has an order of its own: what one leaves behind, such as threads, should not always hit the same other.
-    There is one turn at least, and no other when it is ``late``; see ``TURNS``.
+    There is one turn at least, and no other when it is ``late`` or for who cannot win; see ``TURNS`` and ``FAR``.
     """
     times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
     for run in runs.values():
@@ -202,7 +205,9 @@ def by_turns(
     for turn in range(MOST):
         if turn and (late() or (turn >= TURNS and time.perf_counter() - begun > SECONDS)):
             break
-        order = list(runs.items())
+        best = {runtime: min(own, default=0.0) for runtime, own in times.items()}
+        longest = max(FAR * min(best.values(), default=0.0), SHORT)
+        order = [(runtime, run) for runtime, run in runs.items() if best[runtime] <= longest]
         random.Random(turn).shuffle(order)
         for runtime, run in order:
             start = time.perf_counter()
