@@ -19,7 +19,6 @@ Kind = Literal["constant", "decreasing", "late"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LEVELS = 32
-"""Steps in which the share of merged patches is searched."""
 
 
 def schedule(config: ViTConfig, share: float, kind: Kind = "constant", every: int = 1) -> tuple[int, ...]:
@@ -77,6 +76,7 @@ def search(
     evaluate: Callable[[tuple[int, ...]], float],
     allowed: float,
     kinds: Iterable[Kind] = KINDS,
+    levels: int = LEVELS,
 ) -> Found:
     """The schedule with the fewest FLOPs that loses at most ``allowed``, by bisection along each family.
 
@@ -89,12 +89,13 @@ def search(
         evaluate: takes a schedule and gives the points of accuracy lost against no merging; best the upper end of
             an interval, from pairs of predictions on the same images.
         allowed: in the same points.
+        levels: steps in which the share of merged patches is searched.
     """
     none = Trial((0,) * config.encoder.layers, merged_flops(config, ()), 0.0)
     best = none
     tried: list[Trial] = []
     for kind in kinds:
-        family = [schedule(config, level / LEVELS, kind) for level in range(1, LEVELS + 1)]
+        family = [schedule(config, level / levels, kind) for level in range(1, levels + 1)]
         cheaper = [merging for merging in dict.fromkeys(family) if merged_flops(config, merging) < best.flops]
         low, high = 0, len(cheaper)  # those below low are within what is allowed, those from high on are not
         while low < high:

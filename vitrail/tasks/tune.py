@@ -48,6 +48,8 @@ BUILDING = 0.35
 """Of the time, after which no more ways are built; the likeliest winners are the first."""
 SEARCHING = 0.8
 """Of the time, after which no other schedule of merging is tried."""
+LEVELS = 8
+"""Steps in which the share of merged patches is searched: finer ones differ by less than speeds can be told apart."""
 LIKELY = ("int8", "bf16", "fp32"), ("openvino", "onnx", "eager", "compiled")
 """Precisions and backends, the likeliest to win and the quickest to build first."""
 
@@ -263,7 +265,7 @@ def _schedules(
 
     # Late first: it loses least for what it merges, so the others are soon given up.
     kinds = sorted(KINDS, key=lambda kind: kind != "late")
-    tried = search(transformer(classifier.card.architecture, "Merging"), lost, allowed, kinds).tried
+    tried = search(transformer(classifier.card.architecture, "Merging"), lost, allowed, kinds, LEVELS).tried
     fit = sorted((trial for trial in tried if trial.loss <= allowed), key=lambda trial: trial.flops)
     return [[trial.merging for trial in fit if trial.kind == kind] for kind in kinds]
 
