@@ -19,6 +19,7 @@ Kind = Literal["constant", "decreasing", "late"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LEVELS = 32
+"""Steps in which the share of merged patches is searched, where nothing else is said."""
 
 
 def schedule(config: ViTConfig, share: float, kind: Kind = "constant", every: int = 1) -> tuple[int, ...]:

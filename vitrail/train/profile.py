@@ -41,7 +41,7 @@ ATTENTION_ON_CPU = {
 }
 """PyTorch counts fused attention on GPUs only; the same on a CPU takes the same arguments and products."""
 OTHER, COMPILED, WAITING = "other operations", "compiled together", "Python, and waiting for pictures"
-FUSED = "## Call CompiledFxGraph"
+INDUCTOR = "## Call CompiledFxGraph"
 """How PyTorch names what inductor compiled; the products in it stand beside it under names of their own."""
 
 
@@ -111,7 +111,7 @@ class Profiler:
             own = event.self_device_time_total if self.device.type == "cuda" else event.self_cpu_time_total
             if event.key.startswith("aten::"):
                 parts[_part(event.key.removeprefix("aten::"))] += own / 1e6
-            elif event.key.startswith(FUSED):
+            elif event.key.startswith(INDUCTOR):
                 parts[COMPILED] += own / 1e6
         parts[WAITING] = max(0.0, looked_at - sum(parts.values()))
         return Accounts(
