@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, in_order, publish, record
+from benchmarks.results_file import RESULTS, publish, record
 from vitrail.analyze.scaling import Growth, scaling
 from vitrail.config import PositionConfig, variant
 from vitrail.model.build import build
@@ -40,6 +40,7 @@ from vitrail.report.markdown import table
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
 from vitrail.runtime.schedules import schedule
+from vitrail.runtime.tuning import in_order
 
 SIDE, ROUNDS, PROCESSES = 1024, 3, 5
 SIDES = (128, 224, 384, 512, 768, 1024)

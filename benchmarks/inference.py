@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, fallen, in_order, kind, publish, record
+from benchmarks.results_file import RESULTS, fallen, kind, publish, record
 from vitrail.config import variant
 from vitrail.model.build import build
 from vitrail.report.markdown import table
@@ -53,6 +53,7 @@ from vitrail.runtime.device import native_bf16
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Precision, Runtime
 from vitrail.runtime.schedules import Kind, schedule
+from vitrail.runtime.tuning import in_order
 from vitrail.weights.dialect import translate_back
 from vitrail.weights.timm import rules
 

@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, in_order, publish, record
+from benchmarks.results_file import RESULTS, publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
@@ -52,6 +52,7 @@ from vitrail.data.read import read_image
 from vitrail.report.markdown import table
 from vitrail.runtime.engines import engine
 from vitrail.runtime.plan import parse
+from vitrail.runtime.tuning import in_order
 
 CELLS = RESULTS / "predict"
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import random
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vitrail.report.markdown import write_section
 from vitrail.runtime.machine import processor, versions
@@ -20,7 +19,6 @@ RESULTS = Path(__file__).parent / "results"
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
 """The page that speeds are told on."""
 
-Way = TypeVar("Way")
 PEERS = ("timm", "transformers", "torchvision")
 """Whose versions stand in every result beside those of the libraries that Vitrail runs by."""
 
@@ -48,13 +46,6 @@ def fallen(before: Mapping[str, float], now: Mapping[str, float], margin: float)
         for name, old in before.items()
         if now.get(name, 0.0) < old - margin
     ]
-
-
-def in_order(ways: Mapping[str, Way], turn: int) -> list[tuple[str, Way]]:
-    """A turn's own order: what one leaves behind, such as threads, should not always hit the same other."""
-    order = list(ways.items())
-    random.Random(turn).shuffle(order)
-    return order
 
 
 def kind() -> str:

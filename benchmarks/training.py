@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, fallen, in_order, kind, publish, record
+from benchmarks.results_file import RESULTS, fallen, kind, publish, record
 from vitrail.config import Preprocessing, ViTConfig, variant
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
@@ -45,6 +45,7 @@ from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
 from vitrail.report.markdown import table
+from vitrail.runtime.tuning import in_order
 from vitrail.settings import Augmentation, TrainSettings
 from vitrail.train.loop import Step, train
 from vitrail.train.profile import product_limit

@@ -11,9 +11,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from vitrail.errors import UserError
 from vitrail.runtime.plan import Runtime
+
+Name = TypeVar("Name")
+Way = TypeVar("Way")
 
 TIE = 1.1
 """Times as fast that is no difference."""
@@ -190,12 +194,19 @@ class Tuner:
                 self.trials[runtime] = Trial(runtime, speed / busier, None if before is None else before.loss)
 
 
+def in_order(ways: Mapping[Name, Way], turn: int) -> list[tuple[Name, Way]]:
+    """A turn's own order: what one leaves behind, such as threads, should not always hit the same other."""
+    order = list(ways.items())
+    random.Random(turn).shuffle(order)
+    return order
+
+
 def by_turns(
     runs: Mapping[Runtime, Callable[[], object]], pictures: int, late: Callable[[], bool] = lambda: False
 ) -> dict[Runtime, float]:
     """Pictures a second of each: medians over turns in which all take part, so that a busy moment hits all alike.
 
-    Every turn has an order of its own: what one leaves behind, such as threads, should not always hit the same other.
+    Every turn has an order of its own.
     There is one turn at least, and no other when it is ``late`` or for who cannot win; see ``TURNS`` and ``FAR``.
     """
     times: dict[Runtime, list[float]] = {runtime: [] for runtime in runs}
@@ -207,9 +218,7 @@ def by_turns(
             break
         best = {runtime: min(own, default=0.0) for runtime, own in times.items()}
         longest = max(FAR * min(best.values(), default=0.0), SHORT)
-        order = [(runtime, run) for runtime, run in runs.items() if best[runtime] <= longest]
-        random.Random(turn).shuffle(order)
-        for runtime, run in order:
+        for runtime, run in in_order({one: run for one, run in runs.items() if best[one] <= longest}, turn):
             start = time.perf_counter()
             run()
             times[runtime].append(time.perf_counter() - start)
