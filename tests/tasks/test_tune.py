@@ -56,8 +56,12 @@ def test_what_is_found_is_written_and_taken(
             way: speed * (1e6 if way.backend == "openvino" else 1) for way, speed in usual(runs, pictures, late).items()
         },
     )
+    judged: list[Runtime] = []
+    right = task.Work.right
+    monkeypatch.setattr(task.Work, "right", lambda work, way: judged.append(way) or right(work, way))
     plain = vitrail.load(model).predict(made[1])
     found = vitrail.tune(model, made[1], max_loss=5, quiet=True)
+    assert judged.count(task.REFERENCE) == 1, "all are held against one run of it"
     assert found.tuned.runtime.backend == "openvino"
     assert found.tuned.images == 36, "a quarter is for calibration"
     assert (model / "model" / "tune.png").stat().st_size > 5000

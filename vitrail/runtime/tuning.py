@@ -105,7 +105,7 @@ class Tuner:
     def plain(self, ways: Iterable[Runtime], reference: Runtime, usual: Runtime) -> Trial:
         """The fastest of ``ways`` that loses at most what is allowed; ``reference`` loses nothing.
 
-        Where there is no time to judge them it is ``usual``, how the model is run untuned, which is judged in any case.
+        Where there is no time to judge them it is ``usual``, how the model is run untuned, judged in any case.
 
         Raises:
             UserError: none can be had, not even the reference.
@@ -117,11 +117,9 @@ class Tuner:
         near = [one for one in fastest if NEAR * self.trials[one].speed > self.trials[fastest[0]].speed]
         if len(near) > 1 and not self.late():
             self._time(near)
-        for runtime in dict.fromkeys([reference, usual]):
-            if runtime in self.trials:
-                self.trials[runtime] = replace(self.trials[runtime], loss=self.loss(runtime))
+        self.judge(reference, anyway=True)  # what the others are held against has to be known in any case
         for runtime in sorted(self.trials, key=lambda one: -self.trials[one].speed):
-            trial = self.judge(runtime)
+            trial = self.judge(runtime, anyway=runtime == usual)
             if trial is not None and trial.loss is not None and trial.loss.points <= self.allowed:
                 return trial
         raise AssertionError("the reference loses nothing")
@@ -160,11 +158,11 @@ class Tuner:
         first = max((self.trials[one] for one in others if one in self.trials), key=lambda one: one.speed, default=best)
         return first if first.speed > TIE * best.speed else best
 
-    def judge(self, runtime: Runtime) -> Trial | None:
-        """A way's trial with its loss, measured if it is not known and there is time."""
+    def judge(self, runtime: Runtime, anyway: bool = False) -> Trial | None:
+        """A way's trial with its loss, measured if it is not known and there is time, or ``anyway``."""
         trial = self.trials.get(runtime)
         if trial is not None and trial.loss is None:
-            if self.late():
+            if self.late() and not anyway:
                 self.left_out[runtime.name] = "its accuracy was not measured, for the time was over"
                 return None
             trial = self.trials[runtime] = replace(trial, loss=self.loss(runtime))

@@ -200,7 +200,7 @@ class Work:
         """Against the reference, on the same pictures."""
         if self.reference is None:
             self.reference = self.right(REFERENCE)
-        own = self.right(runtime)
+        own = self.reference if runtime == REFERENCE else self.right(runtime)
         lost, low, high = (100 * value for value in paired_bootstrap(self.reference, own))
         return Loss(float(own.mean()), lost, low, high)
 
