@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, fallen, kind, publish, record
+from benchmarks.results_file import KINDS, RESULTS, fallen, kind, publish, record
 from vitrail.config import variant
 from vitrail.model.build import build
 from vitrail.report.markdown import table
@@ -68,7 +68,6 @@ MERGED: dict[str, tuple[float, Kind, int]] = {
 """How much is merged, and where: arguments of ``schedule``."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 MARGIN = 0.15
-KINDS = {"amx": "With matrix units (AMX)", "avx512": "With AVX-512 alone", "other": "Others"}
 Way = Callable[[], object]
 
 

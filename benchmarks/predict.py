@@ -12,7 +12,8 @@ part of them each round, one way after the other; medians over the rounds:
 Then the same as whole commands, each in a process of its own, by turns (``--commands 0``: not); and decoding and
 preprocessing alone, one thread, images a second of processor time, also of photos of 12 megapixels.
 
-Every model is a file in ``results/predict/``, as is decoding; what is not measured again stays.
+Every model is a file in ``results/predict/``, in the folder of the kind of processor, as is decoding; what is not
+measured again stays.
 
 Aims, written down before: predict at least 95 % of the model's speed, 3 x transformers, 2.5 x timm. About an hour and
 a half for ViT-B/16 and ViT-S/16 on two cores; ``--photos 16 --decoded 0 --models ViT-Ti/16`` to see
@@ -44,7 +45,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.limits import limits
-from benchmarks.results_file import RESULTS, publish, record
+from benchmarks.results_file import KINDS, RESULTS, kind, publish, record
 from vitrail.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vitrail.data.preprocess import load as load_picture
 from vitrail.data.preprocess import preprocess
@@ -98,7 +99,7 @@ def main() -> None:
         photos = make_photos(data, folder / "photos", asked.photos, (500, 375), grain=0)
         if asked.decoded:
             large = make_photos(data, folder / "large", 8, (4000, 3000), grain=4)
-            record("predict/decoding", decoding(photos, large, asked.decoded))
+            record(f"predict/{kind()}/decoding", decoding(photos, large, asked.decoded))
         for model in asked.models:
             make_model(model, folder)
             make_ours(model, folder, asked.runtime, photos)
@@ -106,14 +107,15 @@ def main() -> None:
             if asked.commands:
                 found["whole commands, images/s"] = as_commands(model, folder, len(photos), asked)
             measured = {"model": model, "photos": asked.photos, "batch size": asked.batch_size}
-            record(f"predict/{model.replace('/', '-')}", {**measured, **found}, limits())
-    publish("predict", section(), *CELLS.glob("*.json"))
+            record(f"predict/{kind()}/{model.replace('/', '-')}", {**measured, **found}, limits())
+    texts = [f"{title}.\n\n{section(CELLS / name)}" for name, title in KINDS.items() if (CELLS / name).is_dir()]
+    publish("predict", "\n\n".join(texts), *CELLS.glob("*/*.json"))
 
 
-def section() -> str:
-    """In Markdown, of what is measured."""
+def section(folder: Path) -> str:
+    """In Markdown, of what is measured on one kind of processor."""
     rows = []
-    cells = {path.stem: json.loads(path.read_text())["findings"] for path in sorted(CELLS.glob("*.json"))}
+    cells = {path.stem: json.loads(path.read_text())["findings"] for path in sorted(folder.glob("*.json"))}
     decoded_by = cells.pop("decoding", {})
     for found in cells.values():
         whole = found.get("whole commands, images/s", {})
@@ -134,7 +136,7 @@ def section() -> str:
                 ]
             )
     header = ["model", "photos", "batch", "way", "in one process", "vitrail to it", "as a command"]
-    texts = ["JPEGs of 500 x 375, pictures a second:", table(header, rows)]
+    texts = ["JPEGs of 500 x 375, pictures a second:", table(header, rows)] if rows else []
     if decoded_by:
         decoded = [[what, *(f"{speed:.0f}" for speed in speeds.values())] for what, speeds in decoded_by.items()]
         header = ["JPEG", *next(iter(decoded_by.values()))]

@@ -22,6 +22,9 @@ PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
 PEERS = ("timm", "transformers", "torchvision")
 """Whose versions stand in every result beside those of the libraries that Vitrail runs by."""
 
+KINDS = {"amx": "With matrix units (AMX)", "avx512": "With AVX-512 alone", "other": "Others"}
+"""What ``kind`` says, as a title."""
+
 
 def record(name: str, findings: Any, limits: Mapping[str, float] | None = None) -> Path:
     """Write ``results/<name>.json``, where the name may have folders: the findings, the machine and its limits."""
