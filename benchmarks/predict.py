@@ -345,7 +345,9 @@ def decoding(photos: Sequence[Path], large: Sequence[Path], count: int) -> dict[
     libraries: dict[str, Callable[[Path], Any]] = {
         "vitrail": lambda path: load_picture(path, how, out=slot),
         "vitrail, decoded whole": lambda path: preprocess(read_image(path), how),
+        "vitrail, quickly": lambda path: load_picture(path, how, out=slot, quick=True),
         "vitrail, squashed by bilinear": lambda path: load_picture(path, SQUASHED, out=slot),
+        "vitrail, squashed, quickly": lambda path: load_picture(path, SQUASHED, out=slot, quick=True),
         "torchvision v2": lambda path: steps(io.decode_image(str(path), io.ImageReadMode.RGB)),
         "timm": lambda path: transform(Image.open(path).convert("RGB")),
     }

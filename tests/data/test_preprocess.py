@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,17 @@ from vitrail.data.read import read_image
 
 SHAPES = [(300, 300), (427, 640), (640, 427), (47, 33), (224, 224), (333, 501), (1000, 90)]
 """Height, width."""
+
+
+QUICK = [
+    Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, **rest)
+    for rest in (
+        {"size": (64, 64), "crop_fraction": 0.875, "interpolation": "bicubic"},
+        {"size": (96, 64), "crop_fraction": 1.0, "interpolation": "bilinear", "fit": "squash"},
+        {"size": (224, 224), "crop_fraction": 0.9, "interpolation": "bicubic"},
+    )
+]
+"""Levels from 0 to 1."""
 
 
 def noise(shape: Size) -> Image.Image:
@@ -154,3 +166,30 @@ def test_a_squash_with_a_margin_equals_transformers_deit(shape: Size) -> None:
     reference = DeiTImageProcessorPil()(image, return_tensors="pt")["pixel_values"][0]
     how = Preprocessing((224, 224), "squash", 224 / 256)
     assert torch.equal(preprocess(image, how), reference)
+
+
+@pytest.mark.parametrize("how", QUICK)
+@given(height=st.integers(1, 700), width=st.integers(1, 700))
+@settings(max_examples=25)
+def test_quickly_resized_is_two_levels_away_at_most(how: Preprocessing, height: int, width: int) -> None:
+    exact, quick = (load(_png(noise((height, width))), how, quick=quick) for quick in (False, True))
+    assert np.rint((quick - exact).abs().numpy() * 255).max() <= 2
+
+
+@pytest.mark.parametrize("how", QUICK)
+def test_quickly_resized_most_levels_are_the_same(how: Preprocessing) -> None:
+    exact, quick = (load(_png(noise((375, 500))), how, quick=quick) for quick in (False, True))
+    apart = np.rint((quick - exact).abs().numpy() * 255)
+    assert 0 < (apart > 0).mean() < 0.01, "some differ, or it was not PyTorch that resized"
+
+
+def test_what_pytorch_cannot_resize_is_as_ever() -> None:
+    for shape, interpolation in (((60, 80), "lanczos"), ((60, 80), "nearest"), ((2, 900), "bicubic")):
+        how = Preprocessing(size=(32, 32), interpolation=interpolation)
+        assert torch.equal(*(load(_png(noise(shape)), how, quick=quick) for quick in (False, True)))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,8 @@ def test_too_large_a_file_is_refused_before_it_comes(served: Served) -> None:
 
 
 def test_too_many_pixels_are_not_decoded(served: Served, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.app.state.desk, "_most_pixels", 1999)
+    desk = served.app.state.desk
+    monkeypatch.setattr(desk, "_read", partial(desk._read, max_pixels=1999))
     said = served.ask("POST", "/predict", photos[0].read_bytes())  # 50 x 40
     assert said.status == 422
     assert "VITRAIL_MAX_PIXELS" in said.document["detail"]

@@ -34,7 +34,7 @@ class Batch:
 
 
 def batches(
-    paths: Iterable[str | Path], how: Preprocessing, batch_size: int, threads: int | None = None
+    paths: Iterable[str | Path], how: Preprocessing, batch_size: int, threads: int | None = None, quick: bool = False
 ) -> Iterator[Batch]:
     """Read, preprocess and stack pictures, in the order of ``paths``, which may be endless.
 
@@ -44,8 +44,9 @@ def batches(
     Args:
         batch_size: how many paths a batch covers; the last may have fewer.
         threads: how many decode at once; by default one for each processor this process may use, up to 8.
+        quick: as for ``vitrail.data.preprocess.load``.
     """
-    loaded = ahead(_places(paths, how, batch_size), lambda place: _load(place, how), batch_size, threads)
+    loaded = ahead(_places(paths, how, batch_size), lambda place: _load(place, how, quick), batch_size, threads)
     with closing(loaded):
         for start in count(0, batch_size):
             if not (taken := list(islice(loaded, batch_size))):
@@ -70,10 +71,10 @@ def _places(paths: Iterable[str | Path], how: Preprocessing, batch_size: int) ->
         yield from (_Place(Path(path), batch, row) for row, path in enumerate(taken))
 
 
-def _load(place: _Place, how: Preprocessing) -> tuple[_Place, str | None]:
+def _load(place: _Place, how: Preprocessing, quick: bool) -> tuple[_Place, str | None]:
     """The same place, once the picture is there, or with the reason why there is none."""
     try:
-        load(place.path, how, out=place.batch[place.row])
+        load(place.path, how, out=place.batch[place.row], quick=quick)
     except UnreadableImage as error:
         return place, error.reason
     return place, None

@@ -69,6 +69,11 @@ class Predictor:
         """How it is run, such as ``openvino:int8``."""
         return f"{'eager' if self.engine is None else self.engine.backend}:{self.precision}"
 
+    @property
+    def quick(self) -> bool:
+        """Whether pictures may be resized quickly: an engine was asked for that changes more than that does."""
+        return self.engine is not None and self.precision != "fp32"
+
     def sizes(self, most: int) -> tuple[int, ...]:
         """Those that the engine is compiled for where batches have up to ``most`` pictures; none: it takes any."""
         sizes = () if self.engine is None else self.engine.sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from vitrail import __version__
-from vitrail.config import Preprocessing, size_text
+from vitrail.config import size_text
 from vitrail.cost import parameters
 from vitrail.data.ahead import cores
 from vitrail.data.preprocess import load
@@ -158,7 +158,8 @@ def application(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:  # threads begin here: a server may fork before
-        desk = app.state.desk = _Desk(Together(run, batch_size), card.preprocessing, most_pixels)
+        read = partial(load, how=card.preprocessing, max_pixels=most_pixels, quick=predictor.quick)
+        desk = app.state.desk = _Desk(Together(run, batch_size), read)
         yield
         await asyncio.to_thread(desk.close)
 
@@ -234,10 +235,9 @@ def application(
 class _Desk:
     """Where pictures are taken in, read, and handed to the model."""
 
-    def __init__(self, model: Together[_Answer], how: Preprocessing, most_pixels: int) -> None:
+    def __init__(self, model: Together[_Answer], read: Callable[[bytes], Tensor]) -> None:
         self._model = model
-        self._how = how
-        self._most_pixels = most_pixels
+        self._read = read
         self._readers = ThreadPoolExecutor(min(cores(), 8), thread_name_prefix="vitrail-read")
         self._waiting = 0
 
@@ -249,7 +249,7 @@ class _Desk:
         """
         with self._place():
             # The file is handed over, not held here too.
-            read = partial(load, await _body(request), self._how, max_pixels=self._most_pixels)
+            read = partial(self._read, await _body(request))
             reading = asyncio.get_running_loop().run_in_executor(self._readers, read)
             del read
             try:

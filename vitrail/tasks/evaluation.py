@@ -83,7 +83,8 @@ def evaluate(
     unreadable: list[tuple[Path, str]] = []
     start = time.perf_counter()
     with show.progress("Evaluating") as advance:
-        for batch in batches((sample.path for sample in samples), card.preprocessing, batch_size):
+        paths = (sample.path for sample in samples)
+        for batch in batches(paths, card.preprocessing, batch_size, quick=predictor.quick):
             if batch.index:
                 logits.append(predictor.logits(batch.images)[1].numpy())
             read += batch.index

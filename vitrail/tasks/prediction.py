@@ -62,7 +62,7 @@ def predictions(
     def labels_of(images: Tensor) -> list[Labels]:
         return likeliest(predictor.logits(images)[1], card, classes, top)
 
-    for path, labels, reason in _rows(labels_of, card.preprocessing, paths, batch_size):
+    for path, labels, reason in _rows(labels_of, card.preprocessing, paths, batch_size, predictor.quick):
         yield Prediction(path, labels or (), reason)
 
 
@@ -79,15 +79,19 @@ def embeddings(predictor: Predictor, how: Preprocessing, paths: Iterable[Path], 
     def features(images: Tensor) -> np.ndarray:
         return predictor.features(images).numpy()
 
-    for path, row, reason in _rows(features, how, paths, batch_size):
+    for path, row, reason in _rows(features, how, paths, batch_size, predictor.quick):
         yield Embedding(path, row, reason)
 
 
 def _rows(
-    function: Callable[[Tensor], Iterable[Result]], how: Preprocessing, paths: Iterable[Path], batch_size: int
+    function: Callable[[Tensor], Iterable[Result]],
+    how: Preprocessing,
+    paths: Iterable[Path],
+    batch_size: int,
+    quick: bool,
 ) -> Iterator[tuple[Path, Result | None, str | None]]:
     """Each path with its own of what ``function`` gives for the batch (B, C, H, W), or with a reason."""
-    for batch in batches(paths, how, batch_size):
+    for batch in batches(paths, how, batch_size, quick=quick):
         results = iter(function(batch.images)) if batch.index else iter(())
         reasons = dict(batch.failures)
         for position, path in enumerate(batch.paths, batch.start):
