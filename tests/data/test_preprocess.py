@@ -183,8 +183,11 @@ def test_quickly_resized_most_levels_are_the_same(how: Preprocessing) -> None:
     assert 0 < (apart > 0).mean() < 0.01, "some differ, or it was not PyTorch that resized"
 
 
-def test_what_pytorch_cannot_resize_is_as_ever() -> None:
-    for shape, interpolation in (((60, 80), "lanczos"), ((60, 80), "nearest"), ((2, 900), "bicubic")):
+def test_what_pytorch_cannot_or_should_not_resize_is_as_ever() -> None:
+    large = (2049, 2048)
+    for shape, interpolation in (
+        ((60, 80), "lanczos"), ((60, 80), "nearest"), ((2, 900), "bicubic"), (large, "bicubic"),
+    ):  # fmt: skip
         how = Preprocessing(size=(32, 32), interpolation=interpolation)
         assert torch.equal(*(load(_png(noise(shape)), how, quick=quick) for quick in (False, True)))
 

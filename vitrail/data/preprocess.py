@@ -21,6 +21,8 @@ _RESAMPLING = {
 }
 _QUICK = ("bilinear", "bicubic")
 """What PyTorch resizes 8-bit pictures by."""
+_QUICK_PIXELS = 1 << 22
+"""Of larger pictures it would take copies by the hundred megabytes, and what costs is to decode them."""
 _REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
 """How far a resized pixel looks to either side, in its own pixels."""
 
@@ -50,7 +52,7 @@ def load(
     """
     image, extent = _read(picture, how, max_pixels)
     whole = _plan(extent.size, how)[1] == extent.box == (0, 0, image.width, image.height)
-    if quick and whole and how.interpolation in _QUICK:
+    if quick and whole and how.interpolation in _QUICK and image.width * image.height <= _QUICK_PIXELS:
         return _standardised(_quickly_resized(image, how), how, out)
     return _standardised(_resized(image, extent, how), how, out)
 
