@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
@@ -170,7 +170,9 @@ def test_a_squash_with_a_margin_equals_transformers_deit(shape: Size) -> None:
 
 @pytest.mark.parametrize("how", QUICK)
 @given(height=st.integers(1, 700), width=st.integers(1, 700))
-@settings(max_examples=25)
+@settings(max_examples=50)
+@example(height=149, width=74)  # columns first
+@example(height=500, width=375)
 def test_quickly_resized_is_two_levels_away_at_most(how: Preprocessing, height: int, width: int) -> None:
     exact, quick = (load(_png(noise((height, width))), how, quick=quick) for quick in (False, True))
     assert np.rint((quick - exact).abs().numpy() * 255).max() <= 2

@@ -51,8 +51,7 @@ def load(
         UnreadableImage: the file gives no picture.
     """
     image, extent = _read(picture, how, max_pixels)
-    whole = _plan(extent.size, how)[1] == extent.box == (0, 0, image.width, image.height)
-    if quick and whole and how.interpolation in _QUICK and image.width * image.height <= _QUICK_PIXELS:
+    if quick and _may_be_quick(image, extent, how):
         return _standardised(_quickly_resized(image, how), how, out)
     return _standardised(_resized(image, extent, how), how, out)
 
@@ -78,6 +77,19 @@ def preprocess(image: Image.Image, how: Preprocessing) -> torch.Tensor:
 
 def _read(picture: Picture, how: Preprocessing, max_pixels: int | None) -> tuple[Image.Image, Extent]:
     return read_reduced(picture, lambda size: _surplus(size, how), max_pixels)
+
+
+def _may_be_quick(image: Image.Image, extent: Extent, how: Preprocessing) -> bool:
+    """Whether PyTorch resizes it, and to Pillow's levels but for two at most.
+
+    Both resize rows first and cut what is below 0 or above 255 before the columns; Pillow, from version 13 on, not
+    where more than twice as many rows as columns are to go.
+    """
+    (rows, columns), box = _plan(extent.size, how)
+    if box != extent.box or box != (0, 0, image.width, image.height) or how.interpolation not in _QUICK:
+        return False
+    in_order = image.height - rows <= max(0, 2 * (image.width - columns))
+    return in_order and image.width * image.height <= _QUICK_PIXELS
 
 
 def _quickly_resized(image: Image.Image, how: Preprocessing) -> np.ndarray:
