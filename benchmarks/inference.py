@@ -10,7 +10,7 @@ each as its users would have it:
 
 Vitrail's are the engines of ``vitrail tune``, and int8 with tokens merged: a quarter, half or three quarters of the
 patches gone at the end, most of them early, in every third layer, or in every layer, there as many in each
-(``constant``) or most in the first (``decreasing``): with AMX the former is measured, with AVX-512 the latter.
+(``constant``) or most in the first (``decreasing``).
 Medians over ``ROUNDS`` turns in which every way is timed once. The speed of products of 2048 x 2048 in fp32 and bf16
 and of copying 256 MiB, measured in the same run, stand beside.
 
