@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 ANYWHERE = ("startup", "training", "memory", "inference", "high_resolution", "parity")
-WITH_DATA = ("training --curves", "imagenette", "tune", "engines", "predict", "serving", "time_to_accuracy")
+WITH_DATA = ("training_curves", "imagenette", "tune", "engines", "predict", "serving", "time_to_accuracy")
 """Those that want VITRAIL_DATA."""
 
 

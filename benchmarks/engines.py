@@ -54,6 +54,8 @@ from vitrail.tasks.finetune import finetune
 
 SETS = {"numerics": ("imagenette-subset", 224, "val"), "accuracy": ("cifar10", 112, "test")}
 REFERENCE = "eager:fp32"
+QUICKLY = ", photos resized by PyTorch"
+"""Of a way that is given its pictures as the commands give them to such engines; all others have Pillow's."""
 SEARCHED = "openvino:int8, merging searched"
 ALLOWED = 0.7
 """Points that a schedule may lose, at the upper end of its interval."""
@@ -91,7 +93,7 @@ def run(which: str, data: Path, wanted: set[str]) -> None:
             runtime = searched(classifier, runtime, train, shown)
         if not reference.is_file():
             np.save(reference, _logits(classifier, Runtime(batch_size=BATCH), samples, shown)[0])
-        logits, labels = _logits(classifier, runtime, samples, shown)
+        logits, labels = _logits(classifier, runtime, samples, shown, quick=way.endswith(QUICKLY))
         truth = np.load(reference)
         apart = np.abs(logits - truth)
         record(f"engines/{which}-{_plain(way)}", {
@@ -110,7 +112,10 @@ def run(which: str, data: Path, wanted: set[str]) -> None:
 
 
 def ways(classifier: Classifier, which: str) -> dict[str, Runtime]:
-    """Every engine there is, and OpenVINO in int8 with tokens merged; ``SEARCHED`` has no schedule yet."""
+    """Every engine there is, OpenVINO's as the commands feed them, and in int8 with tokens merged.
+
+    ``SEARCHED`` has no schedule yet.
+    """
     plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
     config = transformer(classifier.card.architecture, "Merging")
     merged = {
@@ -119,7 +124,8 @@ def ways(classifier: Classifier, which: str) -> dict[str, Runtime]:
     }
     if which == "accuracy":
         merged[SEARCHED] = Runtime("openvino", "int8", batch_size=BATCH)
-    return {**{one.name: one for one in plain}, **merged}
+    fed = [one for one in plain if one.backend == "openvino" and one.precision != "fp32"]
+    return {**{one.name: one for one in plain}, **{one.name + QUICKLY: one for one in fed}, **merged}
 
 
 def searched(classifier: Classifier, way: Runtime, train: Sequence[Sample], shown: Tensor) -> Runtime:
@@ -168,20 +174,20 @@ def with_head(which: str, data: Path, resolution: int) -> Classifier:
 
 
 def _logits(
-    classifier: Classifier, runtime: Runtime, samples: Sequence[Sample], shown: Tensor
+    classifier: Classifier, runtime: Runtime, samples: Sequence[Sample], shown: Tensor, quick: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, classes) and labels (n,); int8 takes its ranges from ``shown``."""
     made = engine(classifier.model, runtime, shown, RUNS)
     rows = []
     with torch.inference_mode():
-        for images in _images(classifier, samples, BATCH):
+        for images in _images(classifier, samples, BATCH, quick):
             rows.append(classifier.model.classify(made(images)).numpy())
     return np.concatenate(rows), np.array([sample.label for sample in samples])
 
 
-def _images(classifier: Classifier, samples: Sequence[Sample], size: int) -> Iterator[Tensor]:
+def _images(classifier: Classifier, samples: Sequence[Sample], size: int, quick: bool = False) -> Iterator[Tensor]:
     paths = [sample.path for sample in samples]
-    return (batch.images for batch in batches(paths, classifier.card.preprocessing, size))
+    return (batch.images for batch in batches(paths, classifier.card.preprocessing, size, quick=quick))
 
 
 def section() -> str:

@@ -4,8 +4,7 @@ Random weights, the same for all, 224 pixels, ViT-B/16, S/16 and Ti/16, batches 
 each as its users would have it:
 
 - timm: eager in fp32; compiled in bf16 autocast
-- ONNX Runtime on timm's exported model: fp32; int8 dynamic with a scale for each output (its default is one for all;
-  measured so with AVX-512 alone, and Vitrail's as well)
+- ONNX Runtime on timm's exported model: fp32; int8 dynamic with a scale for each output (its default is one for all)
 - OpenVINO on timm's model: fp32, bf16, and int8 by nncf (transformer preset), the rest in bf16
 
 Vitrail's are the engines of ``vitrail tune``, and int8 with tokens merged: a quarter, half or three quarters of the
@@ -20,7 +19,7 @@ times the fastest peer at any precision.
 Every (model, batch) is a process of its own and a file in ``results/inference/``, in the folder of the kind of
 processor, that is not measured again; name some to measure them alone (``S/16:8``). ``--table`` writes the tables of
 ``docs/performance.md``. ``--check S/16:8`` measures that one again and says which ratios to the fastest peer have
-fallen by more than ``MARGIN``. About four minutes a cell on two cores.
+fallen by more than ``MARGIN``. A cell takes five minutes on two cores, of B/16 up to eighteen.
 """
 
 from __future__ import annotations

@@ -5,31 +5,25 @@ loop, with its guard, order and log. Medians of the steps of ``ROUNDS`` turns, e
 timm's ways: float32, bf16 autocast, the same compiled, and bf16 with its fused attention switched off, which the
 others leave on as timm does. The speed of a 2048 x 2048 product, measured in the same run, stands beside.
 
-With ``--curves``: the losses of timm (bf16 autocast) and Vitrail from the same weights on the same batches of
-``cifar10``, three seeds, 32-pixel model: written down before, the mean loss of the last quarter differs by less than
-the seeds do (two-sided t, 95 %). Aim for speed: 1.3 times the fastest peer. Half an hour and fifteen minutes on two
-cores; name shapes to time those alone. ``--check SHAPE`` times that one again and says whether its ratios have fallen
-by more than ``MARGIN``.
+Aim: 1.3 times the fastest peer. Half an hour on two cores; name shapes to time those alone. ``--check SHAPE`` times
+that one again and says whether its ratios have fallen by more than ``MARGIN``. That both learn the same is for
+``training_curves.py``.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from scipy import stats
 from timm.layers import set_fused_attn, use_fused_attn
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
@@ -38,9 +32,6 @@ from torch.nn import functional as F
 from benchmarks.limits import limits
 from benchmarks.results_file import RESULTS, fallen, kind, publish, record
 from vitrail.config import Preprocessing, ViTConfig, variant
-from vitrail.data.order import batch_at
-from vitrail.data.preprocess import preprocess
-from vitrail.data.read import read_image
 from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.objectives.supervised import Supervised
@@ -50,15 +41,12 @@ from vitrail.settings import Augmentation, TrainSettings
 from vitrail.train.loop import Step, train
 from vitrail.train.profile import product_limit
 from vitrail.train.state import State
-from vitrail.weights.dialect import translate_back
-from vitrail.weights.timm import rules
 
 ROUNDS, STEPS = 5, 3
 MARGIN = 0.15
 SPEEDS = RESULTS / "training"
 """A file for each kind of processor."""
 RATE, CLASSES = 1e-3, 10
-CURVE_STEPS, SEEDS = 200, (0, 1, 2)
 PLAIN = Augmentation(mixing=0.0)
 OURS, OURS_COMPILED = "vitrail, bf16", "vitrail, bf16, compiled"
 
@@ -107,7 +95,7 @@ def main() -> None:
         sys.exit(f"slower against the peers: {'; '.join(slower)}" if slower else None)
     findings = {**before, **{name: measure(name) for name in named or SHAPES}}
     print(record(f"{SPEEDS.name}/{kind()}", findings, limits()))
-    write_sections()
+    write_section()
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -151,15 +139,13 @@ def ratios(found: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if name.startswith("to_")}
 
 
-def write_sections() -> None:
-    """Write what is measured, speeds and curves, into the page of speeds."""
-    speeds = {path: json.loads(path.read_text()) for path in sorted(SPEEDS.glob("*.json"))}
-    publish("training", "\n\n".join(speeds_section(one["machine"], one["findings"]) for one in speeds.values()))
-    if (path := RESULTS / "training_curves.json").is_file():
-        publish("training-curves", curves_section(json.loads(path.read_text())["findings"]), path)
+def write_section() -> None:
+    """Write what is measured into the page of speeds."""
+    speeds = [json.loads(path.read_text()) for path in sorted(SPEEDS.glob("*.json"))]
+    publish("training", "\n\n".join(section(one["machine"], one["findings"]) for one in speeds))
 
 
-def speeds_section(machine: dict[str, Any], findings: dict[str, Any]) -> str:
+def section(machine: dict[str, Any], findings: dict[str, Any]) -> str:
     """In Markdown."""
     ways = list(next(iter(findings.values()))["images_per_second"])
     rows = [[way, *(f"{found['images_per_second'][way]:.1f}" for found in findings.values())] for way in ways]
@@ -172,21 +158,6 @@ def speeds_section(machine: dict[str, Any], findings: dict[str, Any]) -> str:
         ["one large product, GFLOP/s", *(f"{found['product_limit_gflops']:.0f}" for found in findings.values())]
     )
     return f"{machine['processor']}, {machine['cores']} cores, pictures a second:\n\n{table(['', *findings], rows)}"
-
-
-def curves_section(findings: dict[str, Any]) -> str:
-    """In Markdown."""
-    low, high = findings["interval"]
-    last = slice(3 * CURVE_STEPS // 4, None)
-    rows = [
-        [name, *(f"{statistics.mean(losses[last]):.4f}" for losses in runs)]
-        for name, runs in findings["losses"].items()
-    ]
-    return (
-        f"{CURVE_STEPS} steps of the 32-pixel model on `cifar10`, mean loss of the last quarter:\n\n"
-        f"{table(['', *(f'seed {seed}' for seed in SEEDS)], rows)}\n\n"
-        f"Vitrail less timm: {findings['difference']:+.4f} ({low:+.4f} to {high:+.4f}), {findings['verdict']}."
-    )
 
 
 def peer(shape: Shape, bf16: bool = True, compiled: bool = False, fused: bool = True) -> Way:
@@ -260,11 +231,18 @@ def ours(shape: Shape, compiled: bool = False) -> Way:
 
 
 def our_steps(
-    model: nn.Module, images: Tensor, labels: Tensor, batch: int, steps: int, seed: int, tell: Callable[[Step], None]
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    steps: int,
+    seed: int,
+    tell: Callable[[Step], None],
+    rate: float = RATE,
 ) -> None:
     """Steps of the loop that are a plain AdamW's, as the peer's are."""
     settings = TrainSettings(
-        steps, batch, learning_rate=RATE, weight_decay=0.01, layer_decay=1.0, schedule="constant", warmup=0,
+        steps, batch, learning_rate=rate, weight_decay=0.01, layer_decay=1.0, schedule="constant", warmup=0,
         clip=None, average=0.0, bf16=True, seed=seed, spike=0,
     )  # fmt: skip
     objective = Supervised(Preprocessing((32, 32)), PLAIN, smoothing=0.0)
@@ -276,56 +254,5 @@ def our_steps(
     train(state, objective, view, labels, settings, torch.device("cpu"), tell=tell)
 
 
-def curves() -> None:
-    """Losses of the same weights on the same batches, timm's and ours."""
-    folder = Path(os.environ.get("VITRAIL_DATA", "")) / "cifar10" / "train"
-    if not folder.is_dir():
-        sys.exit("Set VITRAIL_DATA to the folder that holds cifar10/{train,test}.")
-    shape = SHAPES["9 layers x 192, 32 px, batch 128"]
-    classes = sorted(path.name for path in folder.iterdir())
-    paths = [path for name in classes for path in sorted((folder / name).iterdir())[:500]]
-    how = Preprocessing((32, 32), crop_fraction=1.0)
-    images = torch.stack([preprocess(read_image(path), how) for path in paths])
-    labels = torch.tensor([classes.index(path.parent.name) for path in paths])
-    last = slice(3 * CURVE_STEPS // 4, None)
-    found: dict[str, list[list[float]]] = {"timm": [], "vitrail": []}
-    for seed in SEEDS:
-        model = build(shape.config, seed)
-        theirs = timm_model(shape.config)
-        theirs.load_state_dict(translate_back(rules(shape.config), shape.config, model.state_dict()))
-        losses: list[float] = []
-        seen = _Order(images, labels, shape.batch, seed)
-        our_steps(model, images, labels, shape.batch, CURVE_STEPS, seed, lambda step: losses.append(step.loss))  # noqa: B023
-        optimizer = torch.optim.AdamW(theirs.parameters(), lr=RATE, weight_decay=0.01, fused=True)
-        found["vitrail"].append(losses)
-        found["timm"].append([peer_step(theirs, optimizer, *seen(step), bf16=True) for step in range(CURVE_STEPS)])
-        print(seed, {name: statistics.mean(rows[-1][last]) for name, rows in found.items()}, flush=True)
-    differences = [
-        statistics.mean(a[last]) - statistics.mean(b[last])
-        for a, b in zip(found["vitrail"], found["timm"], strict=True)
-    ]
-    reach = float(stats.t.ppf(0.975, len(SEEDS) - 1)) * statistics.stdev(differences) / len(SEEDS) ** 0.5
-    mean = statistics.mean(differences)
-    verdict = "within noise" if abs(mean) <= reach else "different"
-    print(f"vitrail less timm: {mean:+.4f}, 95 % {mean - reach:+.4f} to {mean + reach:+.4f}: {verdict}")
-    result = {"difference": mean, "interval": [mean - reach, mean + reach], "verdict": verdict, "losses": found}
-    print(record("training_curves", {**result, "timm": timm.__version__}))
-    write_sections()
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The batches of Vitrail's loop."""
-
-    images: Tensor
-    labels: Tensor
-    batch: int
-    seed: int
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        _, samples = batch_at(step, len(self.labels), self.batch, self.seed)
-        return self.images[samples], self.labels[samples]
-
-
 if __name__ == "__main__":
-    curves() if sys.argv[1:] == ["--curves"] else main()
+    main()
