@@ -112,9 +112,9 @@ def run(which: str, data: Path, wanted: set[str]) -> None:
 
 
 def ways(classifier: Classifier, which: str) -> dict[str, Runtime]:
-    """Every engine there is, OpenVINO's as the commands feed them, and in int8 with tokens merged.
+    """Every engine there is, and OpenVINO in int8 with tokens merged; ``SEARCHED`` has no schedule yet.
 
-    ``SEARCHED`` has no schedule yet.
+    Where pictures are resized, OpenVINO's as the commands give them to such engines too.
     """
     plain = [Runtime(*pair, batch_size=BATCH) for pair in available(torch.device("cpu"))]
     config = transformer(classifier.card.architecture, "Merging")
@@ -124,8 +124,9 @@ def ways(classifier: Classifier, which: str) -> dict[str, Runtime]:
     }
     if which == "accuracy":
         merged[SEARCHED] = Runtime("openvino", "int8", batch_size=BATCH)
-    fed = [one for one in plain if one.backend == "openvino" and one.precision != "fp32"]
-    return {**{one.name: one for one in plain}, **{one.name + QUICKLY: one for one in fed}, **merged}
+        quickly = [one for one in plain if one.backend == "openvino" and one.precision != "fp32"]
+        merged |= {one.name + QUICKLY: one for one in quickly}
+    return {**{one.name: one for one in plain}, **merged}
 
 
 def searched(classifier: Classifier, way: Runtime, train: Sequence[Sample], shown: Tensor) -> Runtime:
