@@ -8,11 +8,11 @@
   (``splits/cifar10-2000.csv``): top-1 lost, paired, on the same pictures.
 
 Aims for ``accuracy``, written down before: the upper end of the 95 % interval (paired bootstrap) is at most 0.3 points
-for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged: as ``MERGED`` of ``benchmarks/inference.py``, and by the
-schedule that ``search`` finds to cost no more than ``ALLOWED`` on 20,000 training pictures which the head was not
-fitted on. (Of 5,000 and with 1.0 allowed it found 34 of 64 patches, merged late, which lost 0.92 of the 10,000, 0.53 to
-1.31: a search flatters what it finds, so it is allowed less, and shown more. That was changed after that one look. By
-a slip those 5,000 also lacked 223 of the last class's 522.)
+for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged: as ``MERGED`` of ``benchmarks/inference.py``, as ``LATE``,
+the family that ``vitrail tune`` tries first, and by the schedule that ``search`` finds to cost no more than ``ALLOWED``
+on 20,000 training pictures which the head was not fitted on. (Of 5,000 and with 1.0 allowed it found 34 of 64 patches,
+merged late, which lost 0.92 of the 10,000, 0.53 to 1.31: a search flatters what it finds, so it is allowed less, and
+shown more. That was changed after that one look. By a slip those 5,000 also lacked 223 of the last class's 522.)
 
 A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
 tables of ``docs/performance.md``. About an hour and a half on two cores.
@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.inference import MERGED
+from benchmarks.inference import MERGED, SHARES
 from benchmarks.results_file import RESULTS, publish, record
 from benchmarks.self_supervision import SPLIT, write_table
 from vitrail.config import transformer
@@ -47,7 +47,7 @@ from vitrail.experiments.run import packed
 from vitrail.report.markdown import table
 from vitrail.runtime.engines import available, engine
 from vitrail.runtime.plan import Runtime
-from vitrail.runtime.schedules import schedule, search
+from vitrail.runtime.schedules import Kind, schedule, search
 from vitrail.runtime.tuning import by_turns
 from vitrail.tasks.classifier import Classifier, load
 from vitrail.tasks.finetune import finetune
@@ -57,6 +57,8 @@ REFERENCE = "eager:fp32"
 QUICKLY = ", photos resized by PyTorch"
 """Of a way that is given its pictures as the commands give them to such engines; all others have Pillow's."""
 SEARCHED = "openvino:int8, merging searched"
+LATE: dict[str, tuple[float, Kind]] = {f"late {100 * share:g} %": (share, "late") for share in SHARES}
+"""How much is merged in all layers but the first third: arguments of ``schedule``."""
 ALLOWED = 0.7
 """Points that a schedule may lose, at the upper end of its interval."""
 SEARCHED_ON = 20000
@@ -120,7 +122,7 @@ def ways(classifier: Classifier, which: str) -> dict[str, Runtime]:
     config = transformer(classifier.card.architecture, "Merging")
     merged = {
         f"openvino:int8, merging {name}": Runtime("openvino", "int8", schedule(config, *how), BATCH)
-        for name, how in MERGED.items()
+        for name, how in (MERGED | LATE).items()
     }
     if which == "accuracy":
         merged[SEARCHED] = Runtime("openvino", "int8", batch_size=BATCH)
