@@ -15,7 +15,7 @@ merged late, which lost 0.92 of the 10,000, 0.53 to 1.31: a search flatters what
 shown more. That was changed after that one look. By a slip those 5,000 also lacked 223 of the last class's 522.)
 
 A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
-tables of ``docs/performance.md``. About an hour and a half on two cores.
+tables of ``docs/performance.md``. About two hours on two cores.
 """
 
 from __future__ import annotations
