@@ -8,11 +8,12 @@
   (``splits/cifar10-2000.csv``): top-1 lost, paired, on the same pictures.
 
 Aims for ``accuracy``, written down before: the upper end of the 95 % interval (paired bootstrap) is at most 0.3 points
-for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged: as ``MERGED`` of ``benchmarks/inference.py``, as ``LATE``,
-the family that ``vitrail tune`` tries first, and by the schedule that ``search`` finds to cost no more than ``ALLOWED``
-on 20,000 training pictures which the head was not fitted on. (Of 5,000 and with 1.0 allowed it found 34 of 64 patches,
-merged late, which lost 0.92 of the 10,000, 0.53 to 1.31: a search flatters what it finds, so it is allowed less, and
-shown more. That was changed after that one look. By a slip those 5,000 also lacked 223 of the last class's 522.)
+for bf16, 0.6 for int8, and 1.0 for int8 with tokens merged: as ``MERGED`` of ``benchmarks/inference.py``, and by the
+schedule that ``search`` finds to cost no more than ``ALLOWED`` on 20,000 training pictures which the head was not
+fitted on. (Of 5,000 and with 1.0 allowed it found 34 of 64 patches, merged late, which lost 0.92 of the 10,000, 0.53 to
+1.31: a search flatters what it finds, so it is allowed less, and shown more. That was changed after that one look. By
+a slip those 5,000 also lacked 223 of the last class's 522.) ``LATE``, the family that ``vitrail tune`` tries first, and
+``QUICKLY`` were added when all of those had been seen.
 
 A (set, way) is a file in ``results/engines/`` and not made again; name sets or ways to make those alone. Writes the
 tables of ``docs/performance.md``. About two hours on two cores.

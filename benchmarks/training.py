@@ -238,11 +238,11 @@ def our_steps(
     steps: int,
     seed: int,
     tell: Callable[[Step], None],
-    rate: float = RATE,
+    learning_rate: float = RATE,
 ) -> None:
     """Steps of the loop that are a plain AdamW's, as the peer's are."""
     settings = TrainSettings(
-        steps, batch, learning_rate=rate, weight_decay=0.01, layer_decay=1.0, schedule="constant", warmup=0,
+        steps, batch, learning_rate=learning_rate, weight_decay=0.01, layer_decay=1.0, schedule="constant", warmup=0,
         clip=None, average=0.0, bf16=True, seed=seed, spike=0,
     )  # fmt: skip
     objective = Supervised(Preprocessing((32, 32)), PLAIN, smoothing=0.0)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from benchmarks.results_file import PERFORMANCE, RESULTS, publish, record
@@ -30,9 +29,11 @@ from vitrail.config import Preprocessing
 from vitrail.data.order import batch_at
 from vitrail.data.preprocess import preprocess
 from vitrail.data.read import read_image
+from vitrail.evaluate.metrics import t_interval
 from vitrail.model.build import build
 from vitrail.model.compiling import compile_blocks
 from vitrail.report.markdown import table
+from vitrail.train.loop import Step
 from vitrail.weights.dialect import translate_back
 from vitrail.weights.timm import rules
 
@@ -42,12 +43,12 @@ FIGURE = PERFORMANCE.parent / "images" / "training-curves.png"
 
 @dataclass(frozen=True)
 class Course:
-    """What a shape is trained on: a set, so many pictures of each of its classes, for so many steps."""
+    """What a shape is trained on, so many pictures of each class of a set, and how."""
 
     data: str
     pictures: int
     steps: int
-    rate: float
+    learning_rate: float
 
 
 COURSES = {
@@ -80,21 +81,18 @@ def losses(name: str, data: Path) -> dict[str, Any]:
         theirs = timm_model(shape.config)
         theirs.load_state_dict(translate_back(rules(shape.config), shape.config, model.state_dict()))
         compile_blocks(model)
-        own: list[float] = []
-        our_steps(
-            model, images, labels, shape.batch, course.steps, seed, lambda step: own.append(step.loss), course.rate  # noqa: B023
-        )  # fmt: skip
-        optimizer = torch.optim.AdamW(theirs.parameters(), lr=course.rate, weight_decay=0.01, fused=True)
+        told: list[Step] = []
+        our_steps(model, images, labels, shape.batch, course.steps, seed, told.append, course.learning_rate)
+        optimizer = torch.optim.AdamW(theirs.parameters(), lr=course.learning_rate, weight_decay=0.01, fused=True)
         order = (batch_at(step, len(labels), shape.batch, seed)[1] for step in range(course.steps))
-        found["vitrail"].append(own)
+        found["vitrail"].append([step.loss for step in told])
         found["timm"].append([peer_step(theirs, optimizer, images[at], labels[at], bf16=True) for at in order])
         print(name, seed, {way: _last(rows[-1]) for way, rows in found.items()}, flush=True)
     differences = [_last(a) - _last(b) for a, b in zip(found["vitrail"], found["timm"], strict=True)]
-    reach = float(stats.t.ppf(0.975, len(SEEDS) - 1)) * statistics.stdev(differences) / len(SEEDS) ** 0.5
-    mean = statistics.mean(differences)
-    verdict = "within noise" if abs(mean) <= reach else "different"
-    print(f"vitrail less timm: {mean:+.4f}, 95 % {mean - reach:+.4f} to {mean + reach:+.4f}: {verdict}", flush=True)
-    return {"difference": mean, "interval": [mean - reach, mean + reach], "verdict": verdict, "losses": found}
+    mean, (low, high) = statistics.mean(differences), t_interval(differences)
+    verdict = "within noise" if low <= 0 <= high else "different"
+    print(f"vitrail less timm: {mean:+.4f}, 95 % {low:+.4f} to {high:+.4f}: {verdict}", flush=True)
+    return {"difference": mean, "interval": [low, high], "verdict": verdict, "losses": found}
 
 
 def _pictures(folder: Path, count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
